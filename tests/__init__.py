@@ -1,0 +1,1 @@
+"""Tests, and the metadata simulator and sandbox that they run against."""

@@ -1,0 +1,1 @@
+"""Unit tests: one module of the package each, no network beyond loopback, no root."""
