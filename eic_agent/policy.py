@@ -1,0 +1,225 @@
+"""May this key be granted: every rule on users, blocks, keys and callers, and nothing else.
+
+A refusal is a value. Steps are those of docs/lookup.md. `check_block` gives a claim that its signer
+has still to prove; only what the signature covers, once it is verified, becomes a `Grant`.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from eic_agent.errors import Reason
+from eic_agent.keyblock import (
+    KEY_TYPES,
+    KeyBlock,
+    MalformedKey,
+    PublicKey,
+    has_fingerprint,
+    key_blob,
+    parse_public_key,
+    sha256_fingerprint,
+)
+
+# InstanceOSUser of the API's SendSSHPublicKey.
+_OS_USER = re.compile(
+    r"[A-Za-z_][A-Za-z0-9@._-]{0,30}[A-Za-z0-9$_-]?"
+    r"|(?=.{2,32}\Z)[0-9]{1,32}[A-Za-z@._-][A-Za-z0-9@._-]*[A-Za-z0-9$_-]?",
+    re.ASCII,
+)
+_ASSUMED_ROLE = re.compile(r"arn:([^:]+):sts::([0-9]+):assumed-role/([^/]+)/[^/]+", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRules:
+    """The `[keys]` table of the configuration; times in seconds, 0 as lifetime for no limit."""
+
+    max_lifetime_s: float = 60
+    clock_skew_s: float = 240
+    types: tuple[str, ...] = KEY_TYPES
+    min_rsa_bits: int = 2048
+    options: tuple[str, ...] = ()
+    export_caller: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class UserRules:
+    """Shell patterns on OS users and their groups; all four lists must let a user pass."""
+
+    allow_users: tuple[str, ...] = ()
+    deny_users: tuple[str, ...] = ()
+    allow_groups: tuple[str, ...] = ()
+    deny_groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRule:
+    """Shell patterns on OS users, and on the IAM principals who may push for them."""
+
+    users: tuple[str, ...]
+    callers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """All that an administrator can rule."""
+
+    keys: KeyRules = KeyRules()
+    users: UserRules = UserRules()
+    callers: tuple[CallerRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a user or a key is refused; the detail is for people."""
+
+    reason: Reason
+    detail: str
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A block that passed all checks but that of its signature: nothing of it is believed yet."""
+
+    block: KeyBlock
+    key: PublicKey
+    fingerprint: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A key to print for sshd."""
+
+    line: str
+    fingerprint: str
+
+
+def check_user(
+    user: str, rules: UserRules, group_names: Callable[[str], frozenset[str]]
+) -> Refusal | None:
+    """Refuse a user who can have no pushed keys (step 1) or whom policy rules out (step 2).
+
+    `group_names` is asked only where a rule speaks of groups.
+    """
+    if not _OS_USER.fullmatch(user):
+        return Refusal(
+            Reason.UNADDRESSABLE_USER, "the API takes no key for such a name (InstanceOSUser)"
+        )
+    groups: frozenset[str] = frozenset()
+    if rules.allow_groups or rules.deny_groups:
+        groups = group_names(user)
+    if _matches(user, rules.deny_users):
+        problem = "policy.deny_users names the user"
+    elif any(_matches(group, rules.deny_groups) for group in groups):
+        problem = "policy.deny_groups names one of the user's groups"
+    elif rules.allow_users and not _matches(user, rules.allow_users):
+        problem = "policy.allow_users does not name the user"
+    elif rules.allow_groups and not any(_matches(group, rules.allow_groups) for group in groups):
+        problem = "policy.allow_groups names none of the user's groups"
+    else:
+        return None
+    return Refusal(Reason.USER_NOT_ALLOWED, problem)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def check_block(
+    block: KeyBlock, instance_id: str, fingerprint: str | None, rules: KeyRules, now: float
+) -> Claim | Refusal:
+    """Check all that can be checked before the signature, cheapest first (step 7).
+
+    `fingerprint` is that of the key sshd asks about, or None for all of them.
+    """
+    try:
+        blob = key_blob(block.key_line)
+    except MalformedKey as error:
+        return Refusal(Reason.KEY_NOT_ALLOWED, str(error))
+    own = sha256_fingerprint(blob)
+    if fingerprint is not None and not has_fingerprint(blob, fingerprint):
+        return Refusal(Reason.OTHER_KEY, f"sshd asks about {fingerprint}", own)
+    if block.instance != instance_id:
+        return Refusal(
+            Reason.OTHER_INSTANCE, f"pushed for {block.instance!r}, this is {instance_id}", own
+        )
+    return _check_time(block.expires, rules, now, own) or _check_key(block, rules, own)
+
+
+def _check_time(expires: int, rules: KeyRules, now: float, fingerprint: str) -> Refusal | None:
+    left = expires - now
+    if left <= 0:
+        return Refusal(Reason.EXPIRED, f"expired {-left:.0f} s ago", fingerprint)
+    if rules.max_lifetime_s and left > rules.max_lifetime_s + rules.clock_skew_s:
+        return Refusal(
+            Reason.EXPIRES_TOO_LATE,
+            f"expires in {left:.0f} s; keys.max_lifetime_s {rules.max_lifetime_s:g} "
+            f"and keys.clock_skew_s {rules.clock_skew_s:g} allow "
+            f"{rules.max_lifetime_s + rules.clock_skew_s:g}",
+            fingerprint,
+        )
+    return None
+
+
+def _check_key(block: KeyBlock, rules: KeyRules, fingerprint: str) -> Claim | Refusal:
+    try:
+        key = parse_public_key(block.key_line)
+    except MalformedKey as error:
+        return Refusal(Reason.KEY_NOT_ALLOWED, str(error), fingerprint)
+    if key.algorithm not in rules.types:
+        return Refusal(
+            Reason.KEY_NOT_ALLOWED, f"keys.types does not list {key.algorithm}", fingerprint
+        )
+    if key.rsa_bits is not None and key.rsa_bits < rules.min_rsa_bits:
+        return Refusal(
+            Reason.KEY_NOT_ALLOWED,
+            f"RSA of {key.rsa_bits} bits; keys.min_rsa_bits is {rules.min_rsa_bits}",
+            fingerprint,
+        )
+    return Claim(block, key, fingerprint)
+
+
+def decide(claim: Claim, user: str, policy: Policy) -> Grant | Refusal:
+    """Grant a claim whose signature is verified, where its caller may push for the user.
+
+    Steps 8 and 9. The line is the key re-encoded: no byte of what metadata served is passed on
+    but, with keys.export_caller, a caller of plain characters.
+    """
+    refusal = _check_caller(claim.block.caller, user, policy.callers, claim.fingerprint)
+    if refusal is not None:
+        return refusal
+    options = list(policy.keys.options)
+    if policy.keys.export_caller and claim.block.caller is not None:
+        exported = re.sub(r"[^A-Za-z0-9:/+=,.@_-]", "?", claim.block.caller, flags=re.ASCII)
+        options.append(f'environment="EIC_CALLER={exported}"')
+    line = claim.key.authorized_key
+    return Grant(f"{','.join(options)} {line}" if options else line, claim.fingerprint)
+
+
+def _check_caller(
+    caller: str | None, user: str, rules: tuple[CallerRule, ...], fingerprint: str
+) -> Refusal | None:
+    """Apply the first rule whose users match; where none does, every caller may push."""
+    rule = next((rule for rule in rules if _matches(user, rule.users)), None)
+    if rule is None:
+        return None
+    if caller is not None and any(_matches(name, rule.callers) for name in _principals(caller)):
+        return None
+    return Refusal(
+        Reason.CALLER_NOT_ALLOWED,
+        f"no policy.rules entry for {user} names {caller or 'a push without caller'}",
+        fingerprint,
+    )
+
+
+def _principals(caller: str) -> tuple[str, ...]:
+    """The caller, and for a session of an assumed role that role's ARN, as IAM policies name it.
+
+    STS leaves the path out of a session's ARN, so a role with a path is named without it here.
+    """
+    session = _ASSUMED_ROLE.fullmatch(caller)
+    if session is None:
+        return (caller,)
+    partition, account, role = session.groups()
+    return (caller, f"arn:{partition}:iam::{account}:role/{role}")
