@@ -22,5 +22,8 @@ unit: $(VENV)/.ready
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
 
+sandbox: $(VENV)/.ready
+	@$(BIN)/python -m tests.sandbox
+
 clean:
 	rm -rf $(VENV) build dist

@@ -1,0 +1,188 @@
+"""The sandbox's API takes what AWS's takes, and refuses the rest under AWS's error codes."""
+
+import contextlib
+import importlib
+import json
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.sandbox.api import TARGET, InstanceConnectApi
+from tests.sandbox.aws_cli import run_aws, send_ssh_public_key_command
+from tests.sandbox.instance import Instance
+from tests.sandbox.model import SHAPES
+from tests.sandbox.sandbox import PRINCIPAL
+from tests.simulator import MetadataSimulator, SSHKey, new_key, rsa_ssh_key
+from tests.simulator.server import Server
+from tests.simulator.simulator import ACTIVE_KEYS
+
+AUTHORIZATION = f"AWS4-HMAC-SHA256 Credential={PRINCIPAL.access_key_id}/20260101/us-east-1/x"
+
+
+@pytest.fixture
+def instance() -> Instance:
+    return Instance(MetadataSimulator())
+
+
+@pytest.fixture
+def url(instance: Instance) -> Iterator[str]:
+    api = InstanceConnectApi({instance.id: instance}, {PRINCIPAL.access_key_id: PRINCIPAL})
+    with contextlib.closing(Server(api.handle)) as server:
+        yield server.url
+
+
+def call(
+    url: str,
+    body: bytes,
+    operation: str = "SendSSHPublicKey",
+    authorization: str = AUTHORIZATION,
+) -> requests.Response:
+    headers = {"X-Amz-Target": TARGET + operation, "Authorization": authorization}
+    return requests.post(url, data=body, headers=headers, timeout=30)
+
+
+def push(url: str, **changed: object) -> requests.Response:
+    parameters = {
+        "InstanceId": "i-0123456789abcdef0",
+        "InstanceOSUser": "alice",
+        "SSHPublicKey": new_key().line,
+        **changed,
+    }
+    return call(url, json.dumps(parameters).encode())
+
+
+def refusal(answer: requests.Response) -> tuple[str, str]:
+    assert answer.status_code >= 400
+    body = answer.json()
+    return body["__type"], body["Message"]
+
+
+@pytest.mark.parametrize("key", [new_key(), rsa_ssh_key(2048), rsa_ssh_key(4096)])
+def test_a_pushed_key_is_in_the_metadata_for_60_seconds(
+    instance: Instance, url: str, key: SSHKey
+) -> None:
+    instance.metadata.now = 1738233600.0
+    answer = push(url, SSHPublicKey=key.line + " alice@laptop\n")
+    assert answer.status_code == 200
+    assert answer.json()["Success"] is True
+    status, block = instance.metadata.get(ACTIVE_KEYS + "alice/")
+    assert status == 200
+    lines = block.decode().split("\n")
+    assert lines[:5] == [
+        "#Timestamp=1738233660",
+        "#Instance=i-0123456789abcdef0",
+        f"#Caller={PRINCIPAL.arn}",
+        f"#Request={answer.json()['RequestId']}",
+        key.line + " alice@laptop",
+    ]
+    instance.metadata.now = 1738233659.9
+    assert instance.metadata.get(ACTIVE_KEYS + "alice/")[0] == 200
+    instance.metadata.now = 1738233660.0
+    assert instance.metadata.get(ACTIVE_KEYS + "alice/")[0] == 404
+
+
+@pytest.mark.parametrize(
+    ("parameter", "value"),
+    [
+        ("InstanceId", None),
+        ("InstanceId", 7),
+        ("InstanceId", "i-0123456"),
+        ("InstanceId", "i-0123456789ABCDEF0"),
+        ("InstanceId", "i-0123456789abcdef0\n"),
+        ("InstanceOSUser", ""),
+        ("InstanceOSUser", "x" * 33),
+        ("InstanceOSUser", "al ice"),
+        ("InstanceOSUser", "../root"),
+        ("InstanceOSUser", "12345"),
+        ("SSHPublicKey", "ssh-ed25519 AAAA"),
+        ("SSHPublicKey", "ssh-ed25519 " + "A" * 80),
+        ("SSHPublicKey", new_key("ecdsa-sha2-nistp256").line),
+        ("SSHPublicKey", rsa_ssh_key(1024).line),
+        ("SSHPublicKey", new_key().line + "\n" + new_key().line),
+        ("SSHPublicKey", 'command="id" ' + new_key().line),
+        ("AvailabilityZone", "us-east"),
+    ],
+)
+def test_a_parameter_that_the_model_rules_out_is_refused_by_its_name(
+    instance: Instance, url: str, parameter: str, value: object
+) -> None:
+    code, message = refusal(push(url, **{parameter: value}))
+    assert code == "InvalidArgsException"
+    assert parameter in message
+    assert instance.metadata.keys == {}
+
+
+@pytest.mark.parametrize("user", ["a", "alice", "a.b@c-d_e", "host$", "123abc", "x" * 32])
+def test_user_names_of_every_form_are_taken(url: str, user: str) -> None:
+    assert push(url, InstanceOSUser=user).status_code == 200
+
+
+def test_each_documented_error_has_its_cause(instance: Instance, url: str) -> None:
+    def code(**changed: object) -> str:
+        return refusal(push(url, **changed))[0]
+
+    assert code(InstanceId="i-0123456789abcdef1") == "EC2InstanceNotFoundException"
+    assert code(AvailabilityZone="us-east-1f") == "EC2InstanceNotFoundException"
+    instance.state = "stopped"
+    assert code() == "EC2InstanceStateInvalidException"
+    instance.state, instance.reachable = "running", False
+    assert code() == "EC2InstanceUnavailableException"
+    instance.reachable = True
+    assert push(url, AvailabilityZone="us-east-1a").status_code == 200
+
+
+def test_what_is_no_call_of_the_api_is_refused(url: str) -> None:
+    assert refusal(call(url, b"{"))[0] == "SerializationException"
+    assert refusal(call(url, b"[]"))[0] == "InvalidArgsException"
+    assert refusal(call(url, b"{}", operation="SendFlowers"))[0] == "UnknownOperationException"
+    assert refusal(requests.get(url, timeout=30))[0] == "UnknownOperationException"
+    assert refusal(call(url, b"{}", authorization=""))[0] == "AuthException"
+    stranger = AUTHORIZATION.replace(PRINCIPAL.access_key_id, "AKIANOBODY")
+    assert refusal(call(url, b"{}", authorization=stranger))[0] == "AuthException"
+    serial = call(url, b"{}", operation="SendSerialConsoleSSHPublicKey")
+    assert refusal(serial)[0] == "SerialConsoleAccessDisabledException"
+
+
+def test_the_limits_are_those_of_the_model_that_the_aws_cli_carries() -> None:
+    try:
+        loaders = importlib.import_module("awscli.botocore.loaders")
+    except ModuleNotFoundError:
+        # Older releases have botocore as a package of its own.
+        loaders = importlib.import_module("botocore.loaders")
+    model = loaders.Loader().load_service_model("ec2-instance-connect", "service-2")
+    request = model["shapes"]["SendSSHPublicKeyRequest"]
+    assert set(request["members"]) == set(SHAPES)
+    for name, shape in SHAPES.items():
+        published = model["shapes"][name]
+        assert (published["min"], published["max"]) == (shape.least, shape.most)
+        assert published.get("pattern") == shape.pattern
+        assert (name in request["required"]) is shape.required
+
+
+def test_the_aws_cli_pushes_a_key(instance: Instance, url: str, tmp_path: Path) -> None:
+    public_key = tmp_path / "key.pub"
+    public_key.write_text(new_key().line + " alice@laptop\n")
+    environment = {
+        "AWS_ENDPOINT_URL": url,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ACCESS_KEY_ID": PRINCIPAL.access_key_id,
+        "AWS_SECRET_ACCESS_KEY": PRINCIPAL.secret_access_key,
+    }
+    command = send_ssh_public_key_command(instance.id, "alice", public_key)
+    result = run_aws(command, environment)
+    assert result.returncode == 0, result.stderr
+    answer = json.loads(result.stdout)
+    assert answer["Success"] is True
+    (block,) = instance.metadata.keys["alice"]
+    assert block.request == answer["RequestId"] == str(uuid.UUID(answer["RequestId"]))
+    assert isinstance(block.expires, int)
+    assert block.expires <= time.time() + 60
+
+    command = send_ssh_public_key_command("i-0123456789abcdef1", "alice", public_key)
+    result = run_aws(command, environment)
+    assert result.returncode != 0
+    assert "(EC2InstanceNotFoundException)" in result.stderr
