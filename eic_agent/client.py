@@ -1,0 +1,97 @@
+#!/usr/bin/python3 -IS
+"""Ask the resident agent which keys may log in as a user, and print them: an AuthorizedKeysCommand.
+
+sshd runs this file for every key offered and Python compiles it anew each time, so it imports only
+what is built in and `_socket`; what is rarely needed stays in client_fallback.py. It is run by
+path, on Python 3.6 and later, and imports nothing of the package.
+
+The wire, one connection for each lookup: the request is two bytes of length (big-endian, as every
+length), then fields joined by NUL: PROTOCOL, user, fingerprint or nothing, sshd's process id, and
+the milliseconds that are left. The agent sends GREETING as soon as it has accepted; later DECIDED
+with lines for sshd, or UNDECIDED with a line for stderr: that byte, four bytes of length, the
+payload. Anything else, more or less, is no answer.
+"""
+
+import _socket
+import posix
+import sys
+from time import monotonic
+
+SOCKET, AGENT = "/run/eic-agent/agent.sock", "/usr/bin/eic-agent"
+DEADLINE_S, GREETING_S = 4.0, 1.5  # the whole lookup; until the agent's first byte
+RETURN_S = 0.1  # kept back from what the agent is given, so that its answer arrives in time
+PROTOCOL, GREETING, DECIDED, UNDECIDED = b"EIC1", b"+", b"A", b"U"
+REQUEST_LIMIT, ANSWER_LIMIT = 4096, 1 << 20
+
+
+def ask(path: str, user: str, fingerprint: str, sshd: int, ends: float) -> "tuple[bytes, bytes]":
+    """Return verdict and payload; raises OSError or ValueError where no whole answer came."""
+    encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+    left_ms = int((ends - monotonic() - RETURN_S) * 1000)
+    fields = "\0".join((user, fingerprint, str(sshd), str(left_ms))).encode(encoding, errors)
+    request = PROTOCOL + b"\0" + fields
+    if len(request) > REQUEST_LIMIT:
+        raise ValueError("request too long")
+    connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+    connection.settimeout(GREETING_S)
+    connection.connect(path)
+    try:
+        connection.sendall(len(request).to_bytes(2, "big") + request)
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # an overloaded agent answers without reading
+    answer, length, until = b"", 1, min(ends, monotonic() + GREETING_S)
+    while len(answer) < length:
+        connection.settimeout(max(until - monotonic(), 0))
+        received = connection.recv(65536)
+        answer += received
+        if not received or answer[:1] != GREETING:
+            raise ValueError("no whole answer")
+        until = ends
+        length = 6 + int.from_bytes(answer[2:6], "big") if len(answer) > 5 else 6
+        if length > ANSWER_LIMIT:
+            raise ValueError("answer too long")
+    connection.close()
+    if len(answer) > length or answer[1:2] not in (DECIDED, UNDECIDED):
+        raise ValueError("not an answer")
+    return answer[1:2], answer[6:]
+
+
+def fallback(function: str, *arguments: object) -> int:
+    """Return the exit status from a function of client_fallback.py, which lies beside this file."""
+    path = (__file__.rpartition("/")[0] or ".") + "/client_fallback.py"
+    module = type(sys)("client_fallback")
+    with open(path, encoding="utf-8") as source:
+        exec(compile(source.read(), path, "exec"), module.__dict__)  # noqa: S102 - root's, like this
+    return int(getattr(module, function)(*arguments))
+
+
+def answer(options: "dict[str, str]", names: "list[str]", sshd: int, ends: float) -> int:
+    """Print the keys for `names`, a user and perhaps a fingerprint; return the exit status."""
+    try:
+        verdict, payload = ask(options["--socket"], names[0], "".join(names[1:]), sshd, ends)
+    except (OSError, ValueError):
+        return fallback("become_agent", options["--agent"], names, sshd, ends)
+    try:
+        while payload:
+            payload = payload[posix.write(1 if verdict == DECIDED else 2, payload) :]
+    except OSError:
+        return 1  # nobody reads
+    return 0 if verdict == DECIDED else 1
+
+
+def main() -> int:
+    """Do what sys.argv says; return the exit status."""
+    ends = monotonic() + DEADLINE_S
+    options = {"--socket": SOCKET, "--agent": AGENT}
+    names = sys.argv[1:]
+    while names[1:] and names[0] in options:
+        options[names[0]] = names[1]
+        del names[:2]
+    if len(names) in (1, 2) and "--chain" not in names and names[0][:1] != "-":
+        return answer(options, names, posix.getppid(), ends)
+    return fallback("handle", answer, options, names, posix.getppid(), ends)
+
+
+if __name__ == "__main__":
+    # Nothing is buffered, and tearing the interpreter down takes longer than a lookup.
+    posix._exit(main())  # noqa: SLF001 - public, whatever its name
