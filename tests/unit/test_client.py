@@ -131,12 +131,12 @@ def read_request(connection: socket.socket) -> list[bytes]:
 class Run:
     """One client under each Python, all at once."""
 
-    def __init__(self, *arguments: str | bytes | Path, **options: object) -> None:
+    def __init__(self, *arguments: str | bytes | Path) -> None:
         self.done: dict[str, tuple[int, bytes, bytes]] = {}
         self.pids: dict[str, int] = {}
         running = {}
         for version, python in PYTHONS.items():
-            argv = [python, "-I", "-S", str(CLIENT), *map(os.fsencode, arguments)]
+            argv = [os.fsencode(word) for word in (python, "-I", "-S", CLIENT, *arguments)]
             running[version] = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -145,9 +145,14 @@ class Run:
                 env={"PATH": "/usr/bin:/bin"},
             )
             self.pids[version] = running[version].pid
-        for version, process in running.items():
-            out, err = process.communicate(timeout=60)
-            self.done[version] = process.returncode, out, err
+        try:
+            for version, process in running.items():
+                out, err = process.communicate(timeout=60)
+                self.done[version] = process.returncode, out, err
+        finally:
+            for process in running.values():
+                process.kill()
+                process.communicate()
 
     def each(self, status: int, out: bytes, stderr_lines: int = 0) -> None:
         for version, (returned, printed, errors) in self.done.items():
@@ -267,7 +272,7 @@ def test_imports_nothing_but_what_is_built_in_and_socket(agent: Start) -> None:
     )
     path = agent(answering())
     for version, python in PYTHONS.items():
-        argv = [python, "-I", "-S", "-X", "utf8=0", "-c", program, CLIENT, path]
+        argv = [python, "-I", "-S", "-c", program, str(CLIENT), str(path)]
         done = subprocess.run(argv, capture_output=True, text=True, check=True)
         assert done.stdout == "[]\n", version
 
@@ -275,7 +280,7 @@ def test_imports_nothing_but_what_is_built_in_and_socket(agent: Start) -> None:
 # -- the agent does not answer -------------------------------------------------------------------
 
 NO_ANSWER = {
-    "closes at once": lambda connection: None,
+    "closes at once": lambda _: None,
     "closes after reading": sending(),
     "closes after the greeting": sending(b"+"),
     "greets with something else": sending(b"-A\0\0\0\0"),
@@ -302,8 +307,7 @@ def test_a_silent_agent_costs_no_more_than_the_greeting_may_take(
     run = Run("--socket", agent(sending(then_silent=True)), "--agent", one_process, "ec2-user")
     for _, out, _ in run.done.values():
         left = float(out.splitlines()[-2])
-        assert left <= eic_agent.client.DEADLINE_S - eic_agent.client.GREETING_S
-        assert left > 0.5
+        assert 0 < left <= eic_agent.client.DEADLINE_S - eic_agent.client.GREETING_S
 
 
 @pytest.mark.parametrize("kind", ["absent", "refusing", "no socket", "full", "path too long"])
@@ -440,20 +444,19 @@ def test_the_chained_command_gets_its_arguments_untouched(agent: Start) -> None:
 
 
 def test_the_chained_command_runs_beside_us(agent: Start, tmp_path: Path) -> None:
-    """Each waits for the other, so one after the other would end without the key of one."""
-    flags = tmp_path / "flags"
-    flags.mkdir()
+    """Each waits for the other, so neither order of one after the other would do."""
+    asked, chained = tmp_path / "asked", tmp_path / "chained"
 
     def script(connection: socket.socket) -> None:
         connection.sendall(b"+")
         read_request(connection)
-        while len(list(flags.iterdir())) < len(PYTHONS):
+        asked.touch()
+        while not chained.exists():
             time.sleep(0.01)
         connection.sendall(b"A" + len(KEYS).to_bytes(4, "big") + KEYS)
 
-    Run("--socket", agent(script), *sh(f"touch {flags}/$$; echo theirs")).each(
-        0, KEYS + b"theirs\n"
-    )
+    program = f"while ! [ -e {asked} ]; do sleep 0.02; done; touch {chained}; echo theirs"
+    Run("--socket", agent(script), *sh(program)).each(0, KEYS + b"theirs\n")
 
 
 def test_a_chained_command_may_print_more_than_a_pipe_holds_while_we_wait(agent: Start) -> None:
@@ -502,11 +505,9 @@ def assert_gone(pids: Path) -> None:
 
 def test_a_grandchild_that_keeps_the_pipe_holds_nobody(agent: Start, tmp_path: Path) -> None:
     pids = tmp_path / "pids"
-    program = f"sleep 1000 & echo $! >>{pids}; echo theirs"
-    began = time.monotonic()
+    program = f"sleep 1000 2>{os.devnull} & echo $! >>{pids}; echo theirs"
     try:
         Run("--socket", agent(answering()), *sh(program)).each(0, KEYS + b"theirs\n")
-        assert time.monotonic() - began < 500
     finally:
         for pid in pids.read_text().split():
             os.kill(int(pid), signal.SIGKILL)
