@@ -1,7 +1,11 @@
-"""What tests share: saying what a machine lacks."""
+"""What tests share: saying what a machine lacks, and finding its Pythons."""
 
+import functools
 import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 from typing import NoReturn
 
 import pytest
@@ -27,3 +31,25 @@ def root() -> None:
     """End the test here unless it runs as root."""
     if os.geteuid() != 0:
         lacking("root", "run the tests as root")
+
+
+@functools.cache
+def pythons() -> dict[str, str]:
+    """Every interpreter from 3.6 on that this machine has, by its full version."""
+    candidates = [sys.executable, "/usr/bin/python3"]
+    candidates += [p for p in (shutil.which(f"python3.{n}") for n in range(6, 40)) if p]
+    for versions in (Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",):
+        candidates += map(str, sorted(versions.glob("3.*/bin/python")))
+    found: dict[str, str] = {}
+    for path in candidates:
+        if not os.access(path, os.X_OK):
+            continue
+        done = subprocess.run(
+            [path, "-I", "-S", "-c", "import sys; print(*sys.version_info[:3], sep='.')"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0 and tuple(map(int, done.stdout.split("."))) >= (3, 6):
+            found.setdefault(done.stdout.strip(), path)
+    return found

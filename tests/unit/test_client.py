@@ -2,11 +2,9 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,34 +13,14 @@ from pathlib import Path
 import pytest
 
 import eic_agent.client
+from tests.support import pythons
 
 CLIENT = Path(eic_agent.client.__file__)
 KEYS = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==\nssh-rsa AAAAB3NzaC1yc2E=\n"
 Script = Callable[[socket.socket], None]
 
 
-def _pythons() -> dict[str, str]:
-    """Every interpreter from 3.6 on that can be found, by its full version."""
-    candidates = [sys.executable, "/usr/bin/python3"]
-    candidates += [p for p in (shutil.which(f"python3.{n}") for n in range(6, 40)) if p]
-    for versions in (Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions",):
-        candidates += map(str, sorted(versions.glob("3.*/bin/python")))
-    found: dict[str, str] = {}
-    for path in candidates:
-        if not os.access(path, os.X_OK):
-            continue
-        done = subprocess.run(
-            [path, "-I", "-S", "-c", "import sys; print(*sys.version_info[:3], sep='.')"],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode == 0 and tuple(map(int, done.stdout.split("."))) >= (3, 6):
-            found.setdefault(done.stdout.strip(), path)
-    return found
-
-
-PYTHONS = _pythons()
+PYTHONS = pythons()
 
 
 class FakeAgent:
