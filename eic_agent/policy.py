@@ -180,13 +180,16 @@ def _check_key(block: KeyBlock, rules: KeyRules, fingerprint: str) -> Claim | Re
     return Claim(block, key, fingerprint)
 
 
-def decide(claim: Claim, user: str, policy: Policy) -> Grant | Refusal:
+def decide(claim: Claim, user: str, policy: Policy, now: float) -> Grant | Refusal:
     """Grant a claim whose signature is verified, where its caller may push for the user.
 
-    Steps 8 and 9. The line is the key re-encoded: no byte of what metadata served is passed on
+    Steps 8 and 9; the time is checked once more, since verifying the signer may have taken some.
+    The line is the key re-encoded: no byte of what metadata served is passed on
     but, with keys.export_caller, a caller of plain characters.
     """
-    refusal = _check_caller(claim.block.caller, user, policy.callers, claim.fingerprint)
+    refusal = _check_time(
+        claim.block.expires, policy.keys, now, claim.fingerprint
+    ) or _check_caller(claim.block.caller, user, policy.callers, claim.fingerprint)
     if refusal is not None:
         return refusal
     options = list(policy.keys.options)
@@ -214,7 +217,7 @@ def _check_caller(
 
 
 def _principals(caller: str) -> tuple[str, ...]:
-    """The caller, and for a session of an assumed role that role's ARN, as IAM policies name it.
+    """Give the caller, and for an assumed role's session the role's ARN as IAM policies have it.
 
     STS leaves the path out of a session's ARN, so a role with a path is named without it here.
     """

@@ -154,7 +154,7 @@ class SignerPath:
         return min(c.not_valid_after_utc.timestamp() for c in self.certificates)
 
     def needs_staple(self, name: str) -> bool:
-        """Whether a staple of this name must be fetched: not where it is an unused certificate's."""
+        """Whether to fetch a staple of this name: not where it is an unused certificate's."""
         return name.upper() not in {
             fingerprint for c in self.unused for fingerprint in _staple_names(c)
         }

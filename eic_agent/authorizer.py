@@ -1,0 +1,299 @@
+"""One lookup: fetch, trust, policy, and what the journal is told (docs/lookup.md has the steps).
+
+Active keys are fetched for every lookup and never kept: a key pushed a moment ago must be seen.
+"""
+
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from eic_agent import users
+from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
+from eic_agent.flights import Flights
+from eic_agent.identity import check_instance_id, read_hardware
+from eic_agent.imds import Deadline, MetadataClient
+from eic_agent.journal import Decision, Journal
+from eic_agent.keyblock import KeyBlock, MalformedBlock, parse_blocks
+from eic_agent.policy import Claim, Grant, Policy, Refusal, check_block, check_user, decide
+from eic_agent.signers import Signers
+from eic_agent.trace import Trace, untraced
+from eic_agent.trust import TrustedSigner, TrustRules, signed_by
+
+# A forged document can hold very many; the journal is told of these, and how many more there are.
+_MOST_MALFORMED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What the configuration rules of a lookup."""
+
+    policy: Policy
+    trust: TrustRules
+    sysfs_root: Path
+    deadline_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What sshd asks: the user, and the fingerprint of the key offered, or None for every key."""
+
+    user: str
+    fingerprint: str | None = None
+    sshd_pid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Lines for sshd, and for the journal what was decided; `undecided` where nothing could be."""
+
+    lines: tuple[str, ...] = ()
+    decisions: tuple[Decision, ...] = ()
+    undecided: Reason | None = None
+    detail: str = ""
+
+
+@dataclass
+class Counters:
+    """What happened since the start; latencies are those of the last lookups, in seconds."""
+
+    lookups: int = 0
+    granted: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    undecided: Counter[str] = field(default_factory=Counter)
+    latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What became of one block; its caller may be named only where its signature is verified."""
+
+    result: Grant | Refusal
+    block: KeyBlock | None = None
+    verified: bool = False
+
+
+class Authorizer:
+    """Answers lookups; safe to use from many threads at once."""
+
+    def __init__(
+        self,
+        metadata: MetadataClient,
+        rules: Rules,
+        journal: Journal,
+        clock: Callable[[], float],
+        workers: ThreadPoolExecutor,
+    ) -> None:
+        self._metadata = metadata
+        self._rules = rules
+        self._journal = journal
+        self._clock = clock
+        self._instance_id: str | None = None
+        self._key_flights: Flights[bytes | None] = Flights(workers)
+        self._lock = threading.Lock()
+        self.signers = Signers(metadata, rules.trust, clock, workers, rules.deadline_s)
+        self.counters = Counters()
+
+    def lookup(self, question: Question, deadline: Deadline, trace: Trace = untraced) -> Answer:
+        """Decide which keys sshd may be told of; `record` the answer once it was delivered."""
+        begun = time.monotonic()
+        try:
+            outcomes = self._decide(question, deadline, trace)
+        except MetadataUnavailable as error:
+            answer = Answer(undecided=Reason.METADATA_UNAVAILABLE, detail=str(error))
+        except ConfigError as error:
+            answer = Answer(undecided=Reason.INVALID_CONFIG, detail=str(error))
+        else:
+            answer = Answer(
+                lines=tuple(o.result.line for o in outcomes if isinstance(o.result, Grant)),
+                decisions=tuple(_decision(question, o, begun, self._instance_id) for o in outcomes),
+            )
+        self._count(answer, time.monotonic() - begun)
+        return answer
+
+    def record(self, question: Question, answer: Answer, *, delivered: bool = True) -> None:
+        """Tell the journal (step 9); what sshd was not told is not called granted."""
+        for decision in answer.decisions:
+            if delivered or not decision.granted:
+                self._journal.decision(decision)
+        if answer.undecided is not None:
+            self._journal.problem(answer.undecided, answer.detail, user=question.user)
+
+    def _decide(self, question: Question, deadline: Deadline, trace: Trace) -> list[_Outcome]:
+        refusal = check_user(question.user, self._rules.policy.users, users.group_names)
+        if refusal is not None and refusal.reason is Reason.UNADDRESSABLE_USER:
+            trace(1, refusal.reason.value, user=question.user, problem=refusal.detail)
+            return []  # no key can have been pushed, so none is decided about
+        trace(1, "ok", user=question.user)
+        if refusal is not None:
+            trace(2, refusal.reason.value, problem=refusal.detail)
+            return [_Outcome(replace(refusal, fingerprint=question.fingerprint))]
+        trace(2, "ok", rules=self._rules.policy.users)
+        try:
+            instance_id = self._check_identity(deadline, trace)
+        except UntrustedMaterial as error:
+            trace(3, error.reason.value, problem=error.detail)
+            return [_Outcome(Refusal(error.reason, error.detail, question.fingerprint))]
+        document = self._active_keys(question.user, deadline)
+        if document is None:
+            trace(4, "nobody pushed a key for this user")
+            return []
+        trace(4, "ok", bytes=len(document))
+        return self._judge(document, question, instance_id, deadline, trace)
+
+    def _check_identity(self, deadline: Deadline, trace: Trace) -> str:
+        """Ask metadata which instance this is, and the hardware whether that is true (step 3)."""
+        with self._lock:
+            known = self._instance_id
+        if known is not None:
+            trace(3, "ok", instance=known, source="checked before")
+            return known
+        hardware = read_hardware(self._rules.sysfs_root)
+        claimed = self._metadata.instance_id(deadline) if hardware is not None else ""
+        trace(3, "compares", metadata=claimed, hardware=hardware)
+        checked = check_instance_id(claimed, hardware)
+        with self._lock:
+            self._instance_id = checked
+        trace(3, "ok", instance=checked)
+        return checked
+
+    def _active_keys(self, user: str, deadline: Deadline) -> bytes | None:
+        def fetch() -> bytes | None:
+            return self._metadata.active_keys(user, Deadline.after(self._rules.deadline_s))
+
+        return self._key_flights.get(f"keys of {user}", fetch, deadline.remaining())
+
+    def _judge(
+        self,
+        document: bytes,
+        question: Question,
+        instance_id: str,
+        deadline: Deadline,
+        trace: Trace,
+    ) -> list[_Outcome]:
+        """Decide about every block (steps 5 to 9).
+
+        The signer is asked for only where a block has passed every cheaper check: a key that is
+        not the one sshd asks about costs no chain and no staple.
+        """
+        now = self._clock()
+        keys = self._rules.policy.keys
+        refused: list[_Outcome] = []
+        malformed: list[_Outcome] = []
+        claims: list[Claim] = []
+        for block in parse_blocks(document):
+            if isinstance(block, MalformedBlock):
+                trace(6, Reason.MALFORMED_BLOCK.value, problem=block.problem)
+                malformed.append(_Outcome(Refusal(Reason.MALFORMED_BLOCK, block.problem)))
+                continue
+            trace(6, "ok", expires=block.expires, instance=block.instance, key=block.key_line)
+            checked = check_block(block, instance_id, question.fingerprint, keys, now)
+            if isinstance(checked, Claim):
+                claims.append(checked)
+            elif checked.reason is not Reason.OTHER_KEY:
+                refused.append(_Outcome(self._with_clock(checked), block))
+            if isinstance(checked, Refusal):
+                trace(7, checked.reason.value, key=checked.fingerprint, problem=checked.detail)
+        proved = self._prove(claims, question.user, instance_id, deadline, trace) if claims else []
+        return [*proved, *refused, *_summary(malformed)]
+
+    def _prove(
+        self, claims: list[Claim], user: str, instance_id: str, deadline: Deadline, trace: Trace
+    ) -> list[_Outcome]:
+        """Verify the signatures of claims, and apply the caller policy to what they cover."""
+        try:
+            signer = self.signers.get(instance_id, deadline, trace)
+            genuine = [signed_by(claim.block, signer) for claim in claims]
+            if not all(genuine):
+                successor = self._successor(signer, instance_id, deadline, trace)
+                if successor is not None:
+                    genuine = [signed_by(claim.block, successor) for claim in claims]
+        except UntrustedMaterial as error:
+            trace(5, error.reason.value, problem=error.detail)
+            return [
+                _Outcome(Refusal(error.reason, error.detail, claim.fingerprint), claim.block)
+                for claim in claims
+            ]
+        return [
+            self._conclude(claim, user, trace, genuine=is_genuine)
+            for claim, is_genuine in zip(claims, genuine, strict=True)
+        ]
+
+    def _successor(
+        self, doubted: TrustedSigner, instance_id: str, deadline: Deadline, trace: Trace
+    ) -> TrustedSigner | None:
+        try:
+            return self.signers.successor(doubted, instance_id, deadline, trace)
+        except MetadataUnavailable as error:  # must not cost the keys that the doubted one signed
+            trace(5, "no other signer", problem=str(error))
+            return None
+
+    def _conclude(self, claim: Claim, user: str, trace: Trace, *, genuine: bool) -> _Outcome:
+        if not genuine:
+            problem = "the signature is not the signer's over these bytes"
+            trace(7, Reason.BAD_SIGNATURE.value, key=claim.fingerprint, problem=problem)
+            refusal = Refusal(Reason.BAD_SIGNATURE, problem, claim.fingerprint)
+            return _Outcome(refusal, claim.block)
+        trace(7, "ok", key=claim.fingerprint)
+        result = decide(claim, user, self._rules.policy, self._clock())
+        block = claim.block
+        if isinstance(result, Refusal):
+            trace(8, result.reason.value, caller=block.caller, problem=result.detail)
+        else:
+            trace(8, "ok", caller=block.caller, request=block.request)
+            trace(9, "granted", key=claim.fingerprint, line=result.line)
+        return _Outcome(result, block, verified=True)
+
+    def _with_clock(self, refusal: Refusal) -> Refusal:
+        """Add to a refusal about time how far this machine's clock is from metadata's."""
+        offset = self._metadata.clock_offset_s
+        if refusal.reason not in (Reason.EXPIRED, Reason.EXPIRES_TOO_LATE) or offset is None:
+            return refusal
+        side = "ahead of" if offset >= 0 else "behind"
+        note = f"this machine's clock is {abs(offset):.0f} s {side} metadata's"
+        return replace(refusal, detail=f"{refusal.detail}; {note}")
+
+    def _count(self, answer: Answer, latency_s: float) -> None:
+        with self._lock:
+            self.counters.lookups += 1
+            self.counters.latencies_s.append(latency_s)
+            for decision in answer.decisions:
+                if decision.reason is None:
+                    self.counters.granted += 1
+                else:
+                    self.counters.refused[decision.reason.value] += 1
+            if answer.undecided is not None:
+                self.counters.undecided[answer.undecided.value] += 1
+
+
+def _summary(malformed: list[_Outcome]) -> list[_Outcome]:
+    """Keep the first of very many malformed blocks, and say how many more there are."""
+    more = len(malformed) - _MOST_MALFORMED
+    if more <= 0:
+        return malformed
+    rest = Refusal(Reason.MALFORMED_BLOCK, f"{more} more malformed blocks")
+    return [*malformed[:_MOST_MALFORMED], _Outcome(rest)]
+
+
+def _decision(
+    question: Question, outcome: _Outcome, begun: float, instance_id: str | None
+) -> Decision:
+    """Say for the journal what became of a block, naming only what is proved."""
+    result, block = outcome.result, outcome.block
+    refused = isinstance(result, Refusal)
+    return Decision(
+        granted=not refused,
+        reason=result.reason if isinstance(result, Refusal) else None,
+        detail=result.detail if isinstance(result, Refusal) else "",
+        user=question.user,
+        fingerprint=result.fingerprint,
+        caller=block.caller if block and outcome.verified else None,
+        request=block.request if block and outcome.verified else None,
+        instance=instance_id,
+        expires=block.expires if block else None,
+        latency_us=round((time.monotonic() - begun) * 1_000_000),
+        sshd_pid=question.sshd_pid,
+    )

@@ -1,0 +1,134 @@
+"""The signer of key blocks: fetched with its staples, proved, kept a while, replaced in time."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from cachetools import TTLCache
+
+from eic_agent.flights import Flights
+from eic_agent.identity import InstanceIdentity, establish, region_of_zone
+from eic_agent.imds import Deadline, MetadataClient
+from eic_agent.trace import Trace
+from eic_agent.trust import (
+    TrustedSigner,
+    TrustRules,
+    build_path,
+    check_revocation,
+    load_anchors,
+)
+
+# How often, in seconds, signatures that fail may make us fetch the signer again.
+_REFETCH_INTERVAL_S = 5.0
+
+
+class Signers:
+    """Gives the signer of this instance's key blocks, proved; safe to use from many threads."""
+
+    def __init__(
+        self,
+        metadata: MetadataClient,
+        rules: TrustRules,
+        clock: Callable[[], float],
+        workers: ThreadPoolExecutor,
+        call_s: float,
+        timer: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._metadata = metadata
+        self._rules = rules
+        self._clock = clock
+        self._call_s = call_s
+        self._timer = timer
+        self._flights: Flights[TrustedSigner] = Flights(workers)
+        self._lock = threading.Lock()
+        self._identity: InstanceIdentity | None = None
+        self._cache: TTLCache[str, TrustedSigner] = TTLCache(1, rules.max_cache_s, timer)
+        self._refetched = float("-inf")
+        self.fetches = 0
+
+    def get(self, instance_id: str, deadline: Deadline, trace: Trace) -> TrustedSigner:
+        """Give the cached signer, or fetch and prove one (step 5).
+
+        Raises UntrustedMaterial, MetadataUnavailable, or ConfigError for lack of anchors.
+        """
+        signer = self.cached()
+        if signer is not None:
+            trace(
+                5,
+                "ok",
+                signer=signer.name,
+                source="verified before",
+                holds_until=signer.valid_until,
+            )
+            return signer
+        return self._flights.get(
+            "the signer", lambda: self._fetch(instance_id, trace), deadline.remaining()
+        )
+
+    def successor(
+        self, doubted: TrustedSigner, instance_id: str, deadline: Deadline, trace: Trace
+    ) -> TrustedSigner | None:
+        """Give another signer than the doubted one, under which a signature failed.
+
+        Signers rotate: the doubted one is forgotten and one fetched anew, at a limited rate. None
+        where the rate does not allow it, or the signer is still the same.
+        """
+        with self._lock:
+            if self._cache.get("signer") is doubted:
+                now = self._timer()
+                if now - self._refetched < _REFETCH_INTERVAL_S:
+                    return None
+                self._refetched = now
+                del self._cache["signer"]
+        signer = self.get(instance_id, deadline, trace)
+        return None if signer.public_key == doubted.public_key else signer
+
+    def cached(self) -> TrustedSigner | None:
+        """Give the signer while it holds, by the clock and by the time since it was proved."""
+        with self._lock:
+            signer = self._cache.get("signer")
+        return signer if signer is not None and self._clock() < signer.valid_until else None
+
+    def _fetch(self, instance_id: str, trace: Trace) -> TrustedSigner:
+        signer = self.cached()
+        if signer is not None:  # proved while we waited for our turn
+            return signer
+        deadline = Deadline.after(self._call_s)
+        identity = self._establish(instance_id, deadline)
+        name = identity.signer_name
+        anchors = load_anchors(self._rules.anchors, identity.domain)
+        trace(
+            5,
+            "expects",
+            signer=name,
+            region=identity.region,
+            domain=identity.domain,
+            partition=identity.partition.name,
+            anchors=f"{anchors.source} ({len(anchors.certificates)} certificates)",
+            skipped=anchors.skipped,
+        )
+        path = build_path(self._metadata.signer_chain(deadline), name, anchors, self._clock())
+        trace(5, "path", certificates=[c.subject.rfc4514_string() for c in path.certificates])
+        names = [n for n in self._metadata.staple_names(deadline) if path.needs_staple(n)]
+        staples = {n: self._metadata.staple(n, deadline) for n in names}
+        trace(5, "staples", names=names)
+        signer = check_revocation(path, staples, name, self._rules, self._clock())
+        trace(5, "ok", signer=name, source="verified now", holds_until=signer.valid_until)
+        with self._lock:
+            self.fetches += 1
+            self._cache["signer"] = signer
+        return signer
+
+    def _establish(self, instance_id: str, deadline: Deadline) -> InstanceIdentity:
+        """Learn region and domain once: an instance cannot change them while it runs."""
+        with self._lock:
+            identity = self._identity
+        if identity is None:
+            region = self._metadata.region(deadline)
+            if region is None:  # metadata older than placement/region
+                region = region_of_zone(self._metadata.availability_zone(deadline))
+            identity = establish(instance_id, region, self._metadata.domain(deadline))
+            with self._lock:
+                self._identity = identity
+        return identity
