@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509 import ocsp
 
-from tests.simulator.pki import Recipe, SigningKey, utc
+from tests.simulator.pki import Recipe, utc
 
 
 def unchanged(data: bytes) -> bytes:
@@ -23,15 +24,15 @@ class Staple:
     """What one staple says of `subject`; change any attribute and it says that instead.
 
     `issuer` is the CA that the CertID names, by default the subject's; `responder` signs, by
-    default that CA. `lifetime_s` None leaves nextUpdate out. `tamper` changes the DER after
-    signing. `name` replaces the fingerprint under which metadata lists the staple. Times are
-    relative to the moment of the request.
+    default that CA; `signing_key` signs in its place. `lifetime_s` None leaves nextUpdate out.
+    `tamper` changes the DER after signing. `name` replaces the fingerprint under which metadata
+    lists the staple. Times are relative to the moment of the request.
     """
 
     subject: Recipe
     issuer: Recipe | None = None
     responder: Recipe | None = None
-    signing_key: SigningKey | None = None
+    signing_key: rsa.RSAPrivateKey | None = None
     status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD
     age_s: float = 3600.0
     lifetime_s: float | None = 7 * 86400.0
@@ -99,5 +100,12 @@ class Staple:
         )
         if self.responder is not None and self.include_responder:
             builder = builder.certificates([responder.certificate])
-        response = builder.sign(self.signing_key or responder.key, self.signature_hash)
-        return response.public_bytes(serialization.Encoding.DER)
+        response = builder.sign(responder.key, self.signature_hash)
+        der = response.public_bytes(serialization.Encoding.DER)
+        if self.signing_key is None:
+            return der
+        # The library only signs with the responder's own key: put the other one's in its place.
+        signed, scheme = response.tbs_response_bytes, padding.PKCS1v15()
+        return der.replace(
+            response.signature, self.signing_key.sign(signed, scheme, self.signature_hash)
+        )

@@ -73,8 +73,10 @@ def test_a_name_that_the_api_takes_is_addressable(user: str) -> None:
 
 @pytest.mark.parametrize(
     "user",
-    ["", "1", "007", "-a", ".", "..", "a/b", "a b", "ü", "a\n", "a" * 33, "$", "a$b", "CORP\\bob"]
-    + ["0" * 32 + "a", "a\0", "\udcff"],
+    [
+        *("", "1", "007", "-a", ".", "..", "a/b", "a b", "ü", "a\n", "a" * 33, "$", "a$b"),
+        *("CORP\\bob", "0" * 32 + "a", "a\0", "\udcff"),
+    ],
 )
 def test_any_other_name_is_unaddressable(user: str) -> None:
     refusal = check_user(user, UserRules(), no_groups)
@@ -110,7 +112,9 @@ def test_all_four_lists_must_let_a_user_pass(rules: UserRules, allowed: set[str]
 
 
 def test_a_user_without_groups_passes_no_allow_groups() -> None:
-    refusal = check_user("eve", UserRules(allow_groups=("*",)), lambda user: frozenset())
+    refusal = check_user(
+        "eve", UserRules(allow_groups=("*",)), {"eve": frozenset[str]()}.__getitem__
+    )
     assert reason(refusal) is Reason.USER_NOT_ALLOWED
 
 
