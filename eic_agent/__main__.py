@@ -1,0 +1,7 @@
+"""Make `python -m eic_agent` the same as `eic-agent`."""
+
+import sys
+
+from eic_agent.cli import main
+
+sys.exit(main())

@@ -1,0 +1,193 @@
+"""`eic-agent`: the composition root; everything is built here and given the clock."""
+
+import argparse
+import json
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from cryptography.utils import CryptographyDeprecationWarning
+
+from eic_agent import __version__, config
+from eic_agent.authorizer import Authorizer, Question, Rules
+from eic_agent.errors import ConfigError, Reason
+from eic_agent.explain import explain
+from eic_agent.imds import Deadline, MetadataClient
+from eic_agent.journal import Journal, escape, open_journal
+
+DEFAULT_CONFIG = Path("/etc/eic-agent/config.toml")
+
+_UNDECIDED_HINTS = {
+    Reason.METADATA_UNAVAILABLE: "see whether the instance's metadata service is enabled "
+    "(IMDSv2, with any hop limit) and whether a firewall on this host blocks it",
+    Reason.INVALID_CONFIG: "run `eic-agent config check`",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    # Roots of old in the system store have serial numbers that the library warns about.
+    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+    args = _parser().parse_args(_protect_user(list(sys.argv[1:] if argv is None else argv)))
+    run: Callable[[argparse.Namespace], int] = args.run
+    return run(args)
+
+
+def _protect_user(argv: list[str]) -> list[str]:
+    """Let a user name stand for itself, also where it looks like an option.
+
+    `authorized-keys USER [FINGERPRINT] [--deadline-s S]` is called with what a stranger typed.
+    """
+    if "authorized-keys" not in argv:
+        return argv
+    at = argv.index("authorized-keys") + 1
+    options, rest = argv[:at], argv[at:]
+    if rest in (["-h"], ["--help"]):
+        return argv
+    if len(rest) > 2 and rest[-2] == "--deadline-s":
+        options, rest = [*options, *rest[-2:]], rest[:-2]
+    return [*options, "--", *rest]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eic-agent",
+        description="The instance side of EC2 Instance Connect.",
+        epilog="Manual pages: eic-agent(8), eic-agent.toml(5).",
+    )
+    parser.add_argument("--version", action="version", version=f"eic-agent {__version__}")
+    parser.add_argument(
+        "--config",
+        type=Path,
+        metavar="FILE",
+        help=f"configuration, with config.d/*.toml beside it (default: {DEFAULT_CONFIG})",
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("authorized-keys", help="answer one lookup of sshd's")
+    _add_question(command)
+    command.add_argument("--deadline-s", type=float, metavar="S", help="seconds that are left")
+    command.set_defaults(run=_authorized_keys)
+
+    command = commands.add_parser("explain", help="show every step of a lookup, deciding nothing")
+    _add_question(command)
+    command.add_argument("--json", action="store_true", help="the same as data")
+    command.set_defaults(run=_explain)
+
+    command = commands.add_parser("config", help="check or show the configuration")
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    action = actions.add_parser("check", help="say what is wrong with it, if anything is")
+    action.set_defaults(run=_config_check)
+    action = actions.add_parser("show", help="print the merged result")
+    action.set_defaults(run=_config_show)
+    return parser
+
+
+def _add_question(command: argparse.ArgumentParser) -> None:
+    command.add_argument("user", metavar="USER", help="the OS user who logs in")
+    command.add_argument(
+        "fingerprint",
+        nargs="?",
+        metavar="FINGERPRINT",
+        help="of the key that is offered, as sshd's %%f gives it (default: every key)",
+    )
+
+
+def _load(args: argparse.Namespace) -> config.Loaded:
+    if args.config is not None:
+        return config.load(args.config, must_exist=True)
+    return config.load(DEFAULT_CONFIG)
+
+
+def _question(args: argparse.Namespace) -> Question:
+    return Question(args.user, args.fingerprint or None)
+
+
+def _build_authorizer(
+    settings: config.Config, journal: Journal, deadline_s: float, workers: ThreadPoolExecutor
+) -> Authorizer:
+    metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
+    rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
+    return Authorizer(metadata, rules, journal, time.time, workers)
+
+
+def _authorized_keys(args: argparse.Namespace) -> int:
+    """Answer one lookup in this process; stdout gets authorized_keys lines and nothing else."""
+    question = _question(args)
+    try:
+        loaded = _load(args)
+    except ConfigError as error:
+        journal = open_journal()
+        journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
+        return _undecided(Reason.INVALID_CONFIG, str(error))
+    settings = loaded.config
+    journal = open_journal(settings.log.level)
+    for warning in loaded.warnings:
+        journal.problem(Reason.INVALID_CONFIG, warning)
+    deadline_s = min(args.deadline_s or settings.imds.deadline_s, settings.imds.deadline_s)
+    # Starting up has used some of the time, nearly all of it on the processor.
+    deadline = Deadline.after(deadline_s - time.process_time())
+    with ThreadPoolExecutor(1) as workers:
+        authorizer = _build_authorizer(settings, journal, deadline.remaining(), workers)
+        answer = authorizer.lookup(question, deadline)
+        delivered = _print_lines(answer.lines)
+        authorizer.record(question, answer, delivered=delivered)
+    if answer.undecided is not None:
+        return _undecided(answer.undecided, answer.detail)
+    return 0
+
+
+def _print_lines(lines: Sequence[str]) -> bool:
+    """Write the lines to stdout; False where sshd did not wait for them."""
+    try:
+        sys.stdout.write("".join(f"{line}\n" for line in lines))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        sys.stdout = None  # or the interpreter would complain once more when it ends
+        return False
+    return True
+
+
+def _undecided(reason: Reason, detail: str) -> int:
+    hint = _UNDECIDED_HINTS[reason]
+    shown = "; ".join(escape(line) for line in detail.splitlines())
+    sys.stderr.write(f"eic-agent: nothing decided: {reason.value}: {shown}; {hint}\n")
+    return 1
+
+
+def _explain(args: argparse.Namespace) -> int:
+    try:
+        settings = _load(args).config
+    except ConfigError as error:
+        return _undecided(Reason.INVALID_CONFIG, str(error))
+    deadline_s = settings.imds.deadline_s
+    with ThreadPoolExecutor(1) as workers:
+        authorizer = _build_authorizer(settings, open_journal(), deadline_s, workers)
+        explanation = explain(authorizer, _question(args), Deadline.after(deadline_s))
+    print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
+    return 0 if explanation.answer.lines else 1
+
+
+def _config_check(args: argparse.Namespace) -> int:
+    try:
+        loaded = _load(args)
+    except ConfigError as error:
+        print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
+        return 1
+    for warning in loaded.warnings:
+        print(escape(warning), file=sys.stderr)
+    files = ", ".join(map(str, loaded.files)) or "no file, the defaults hold"
+    print(f"valid: {escape(files)}")
+    return 0
+
+
+def _config_show(args: argparse.Namespace) -> int:
+    try:
+        print(config.show(_load(args).config), end="")
+    except ConfigError as error:
+        print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
+        return 1
+    return 0

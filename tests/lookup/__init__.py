@@ -1,0 +1,1 @@
+"""The whole lookup against the simulated metadata service, over real HTTP."""

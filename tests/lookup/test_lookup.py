@@ -1,0 +1,300 @@
+"""What a lookup gives, asks, remembers and tells."""
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from eic_agent.authorizer import Question
+from eic_agent.errors import Reason
+from eic_agent.imds import Deadline
+from eic_agent.policy import CallerRule, Policy, UserRules
+from tests.lookup.rig import ALICES_KEY, NOW, Rig, make_rig, only
+from tests.simulator import CALLER, KEY_TYPES, new_key
+
+KEYS = "/latest/meta-data/managed-ssh-keys/active-keys/"
+
+
+def test_a_pushed_key_is_granted_with_who_pushed_it(rig: Rig) -> None:
+    answer = rig.ask(key=ALICES_KEY)
+    assert answer.lines == (ALICES_KEY.line,)
+    decision = only(answer)
+    assert decision.granted
+    assert decision.reason is None
+    assert decision.caller == CALLER
+    assert decision.request == rig.sim.keys["alice"][0].request
+    assert decision.fingerprint == ALICES_KEY.fingerprint
+    assert decision.instance == rig.sim.instance_id
+    assert decision.expires == NOW + 60
+
+
+def test_a_comment_is_never_passed_on(rig: Rig) -> None:
+    rig.sim.keys["alice"][0].key_line += ' evil",command="sh" comment'
+    assert rig.ask().lines == (ALICES_KEY.line,)
+
+
+def test_a_key_is_for_its_user_only(rig: Rig) -> None:
+    answer = rig.ask("bob")
+    assert answer.lines == answer.decisions == ()
+    assert answer.undecided is None
+
+
+def test_another_key_than_the_one_offered_is_neither_given_nor_journalled(rig: Rig) -> None:
+    answer = rig.ask(key=new_key())
+    assert answer.lines == answer.decisions == ()
+
+
+@pytest.mark.parametrize("kind", KEY_TYPES)
+def test_keys_of_every_type_are_granted(rig: Rig, kind: str) -> None:
+    key = new_key(kind)
+    rig.sim.keys.clear()
+    rig.sim.push("alice", key)
+    assert rig.ask(key=key).lines == (key.line,)
+
+
+def test_every_key_of_a_user_is_decided_about_on_its_own(rig: Rig) -> None:
+    second, third = new_key(), new_key()
+    rig.sim.push("alice", second).tamper = lambda text: b"#broken\n\n" + text
+    rig.sim.push("alice", third).instance = "i-0fedcba987654321f"
+    answer = rig.ask()
+    assert answer.lines == (ALICES_KEY.line, second.line)
+    assert [d.reason for d in answer.decisions] == [
+        None,
+        None,
+        Reason.OTHER_INSTANCE,
+        Reason.MALFORMED_BLOCK,
+    ]
+
+
+# Requests
+
+
+def asked(rig: Rig) -> int:
+    return sum(rig.sim.requests.values())
+
+
+def test_a_first_lookup_asks_seven_times_and_for_the_staples(rig: Rig) -> None:
+    rig.ask(key=ALICES_KEY)
+    staples = [path for path in rig.sim.requests if "/signer-ocsp/" in path and path[-1] != "/"]
+    assert len(staples) == 2
+    assert asked(rig) == 7 + len(staples)
+
+
+def test_a_first_lookup_without_keys_asks_three_times(rig: Rig) -> None:
+    rig.ask("bob")
+    assert asked(rig) == 3
+
+
+def test_a_key_that_is_not_pushed_costs_no_chain(rig: Rig) -> None:
+    rig.ask(key=new_key())
+    assert asked(rig) == 3
+
+
+def test_a_warm_lookup_asks_once(rig: Rig) -> None:
+    agent = rig.agent()
+    rig.ask(agent=agent)
+    rig.sim.reset_counters()
+    assert rig.ask(key=ALICES_KEY, agent=agent).lines
+    assert rig.sim.requests == {KEYS + "alice/": 1}
+
+
+def test_users_who_are_ruled_out_or_impossible_cost_no_request(rig: Rig) -> None:
+    rig.rules = rig.rules.__class__(
+        Policy(users=UserRules(deny_users=("alice",))),
+        rig.rules.trust,
+        rig.rules.sysfs_root,
+        rig.rules.deadline_s,
+    )
+    assert rig.refusals() == [Reason.USER_NOT_ALLOWED]
+    for user in ("", "..", "a/b", "\0", "\udcff", "x" * 4000, "root\nother"):
+        assert rig.refusals(user) == []
+    assert asked(rig) == 0
+
+
+def test_a_refusal_of_a_user_names_the_key_that_was_offered(rig: Rig) -> None:
+    rig.rules = rig.rules.__class__(
+        Policy(users=UserRules(allow_groups=("no-such-group",))),
+        rig.rules.trust,
+        rig.rules.sysfs_root,
+        rig.rules.deadline_s,
+    )
+    decision = only(rig.ask(key=ALICES_KEY))
+    assert decision.fingerprint == ALICES_KEY.fingerprint
+    assert decision.caller is None
+
+
+def test_a_key_pushed_a_moment_ago_is_seen(rig: Rig) -> None:
+    agent = rig.agent()
+    for _ in range(3):
+        key = new_key()
+        assert not rig.ask(key=key, agent=agent).lines
+        rig.sim.push("alice", key)
+        assert rig.ask(key=key, agent=agent).lines == (key.line,)
+
+
+# Time
+
+
+def test_an_expired_key_is_refused_and_the_clocks_are_compared(rig: Rig) -> None:
+    rig.now += 61
+    decision = only(rig.ask())
+    assert decision.reason is Reason.EXPIRED
+    assert "this machine's clock is" in decision.detail
+    assert decision.caller is None  # its signature was not verified
+
+
+def test_a_key_with_an_hour_of_life_is_refused_unless_configured(rig: Rig) -> None:
+    rig.sim.keys["alice"][0].expires = int(NOW) + 3600
+    decision = only(rig.ask())
+    assert decision.reason is Reason.EXPIRES_TOO_LATE
+    assert "this machine's clock is" in decision.detail
+    rig.change(max_lifetime_s=3600)
+    assert rig.ask().lines
+
+
+# The signer: what is kept, and what makes it fetched again
+
+
+def test_a_signer_is_verified_once_while_it_holds(rig: Rig) -> None:
+    agent = rig.agent()
+    for _ in range(5):
+        assert rig.ask(agent=agent).lines
+    assert agent.signers.fetches == 1
+
+
+def test_a_signer_is_verified_again_after_its_staples_run_out(rig: Rig) -> None:
+    rig.sim.staples["leaf"].lifetime_s = rig.sim.staples["leaf"].age_s + 30
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    rig.now += 31
+    assert rig.refusals(agent=agent) == [Reason.NO_VALID_STAPLE]
+    rig.sim.staples["leaf"].lifetime_s += 60
+    assert rig.ask(agent=agent).lines
+    assert agent.signers.fetches == 2
+
+
+def test_a_signer_is_not_reused_where_that_is_not_allowed(tmp_path: Path) -> None:
+    with make_rig(tmp_path) as rig:
+        trust = rig.rules.trust.__class__(anchors=rig.rules.trust.anchors, max_cache_s=0)
+        rig.rules = rig.rules.__class__(rig.rules.policy, trust, rig.rules.sysfs_root, 20)
+        agent = rig.agent()
+        assert rig.ask(agent=agent).lines
+        assert rig.ask(agent=agent).lines
+        assert agent.signers.fetches == 2
+
+
+def test_the_signer_rotates_and_nobody_is_refused(rig: Rig) -> None:
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    rig.sim.rotate_signer()
+    assert rig.ask(agent=agent).lines
+    assert agent.signers.fetches == 2
+
+
+def test_bad_signatures_fetch_the_signer_at_a_limited_rate(rig: Rig) -> None:
+    rig.sim.keys["alice"][0].caller = "mallory"
+    rig.sim.keys["alice"][0].tamper = lambda text: text.replace(b"mallory", b"charlie")
+    agent = rig.agent()
+    for _ in range(5):
+        assert rig.refusals(agent=agent) == [Reason.BAD_SIGNATURE]
+    assert agent.signers.fetches <= 2
+
+
+def test_a_bad_block_costs_no_good_one_also_where_the_signer_cannot_be_fetched_again(
+    rig: Rig,
+) -> None:
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    bad = rig.sim.push("alice", new_key())
+    bad.tamper = lambda text: text.replace(b"alice", b"cecil")
+    rig.sim.documents["/latest/meta-data/managed-ssh-keys/signer-cert/"] = None
+    answer = rig.ask(agent=agent)
+    assert answer.lines == (ALICES_KEY.line,)
+    assert [d.reason for d in answer.decisions] == [None, Reason.BAD_SIGNATURE]
+
+
+def test_a_signer_that_turns_out_revoked_when_fetched_again_costs_every_key(rig: Rig) -> None:
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    bad = rig.sim.push("alice", new_key())
+    bad.tamper = lambda text: text.replace(b"alice", b"cecil")
+    rig.sim.staples["leaf"].status = type(rig.sim.staples["leaf"].status).REVOKED
+    assert rig.refusals(agent=agent) == [Reason.REVOKED, Reason.REVOKED]
+
+
+# Callers
+
+
+def test_the_caller_policy_speaks_of_the_verified_caller(rig: Rig) -> None:
+    rule = CallerRule(("alice",), ("arn:aws:iam::123456789012:role/Admin",))
+    policy = Policy(callers=(rule,))
+    rules = rig.rules
+    rig.rules = rules.__class__(policy, rules.trust, rules.sysfs_root, rules.deadline_s)
+    assert rig.ask().lines
+    other = "arn:aws:iam::123456789012:user/mallory"
+    rig.sim.keys["alice"][0].caller = other
+    decision = only(rig.ask())
+    assert decision.reason is Reason.CALLER_NOT_ALLOWED
+    assert decision.caller == other
+
+
+# Metadata that does not answer
+
+
+def test_metadata_that_is_not_there_leaves_everything_undecided(rig: Rig) -> None:
+    answer = rig.ask(agent=rig.agent(endpoint="http://127.0.0.1:9", timeout_s=0.5))
+    assert answer.undecided is Reason.METADATA_UNAVAILABLE
+    assert answer.lines == answer.decisions == ()
+
+
+@pytest.mark.parametrize(
+    "path", ["instance-id/", "managed-ssh-keys/signer-cert/", "services/domain/"]
+)
+def test_a_document_that_is_missing_is_undecided_and_named(rig: Rig, path: str) -> None:
+    rig.sim.documents["/latest/meta-data/" + path] = None
+    answer = rig.ask()
+    assert answer.undecided is Reason.METADATA_UNAVAILABLE
+    assert path.rstrip("/").rsplit("/", 1)[-1] in answer.detail
+
+
+def test_a_lookup_ends_at_its_deadline(rig: Rig) -> None:
+    rig.sim.latency_s = 3
+    answer = rig.agent().lookup(Question("alice"), Deadline.after(0.2))
+    assert answer.undecided is Reason.METADATA_UNAVAILABLE
+
+
+def test_anchors_that_are_missing_are_an_invalid_configuration(rig: Rig, tmp_path: Path) -> None:
+    (tmp_path / "anchors.pem").unlink()
+    answer = rig.ask()
+    assert answer.undecided is Reason.INVALID_CONFIG
+    assert "anchors.pem" in answer.detail
+
+
+def test_many_lookups_at_once_share_requests(rig: Rig) -> None:
+    agent = rig.agent()
+    rig.sim.latency_s = 0.05
+    answers = []
+
+    def ask() -> None:
+        answers.append(rig.ask(key=ALICES_KEY, agent=agent))
+
+    threads = [threading.Thread(target=ask) for _ in range(50)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [answer.lines for answer in answers] == [(ALICES_KEY.line,)] * 50
+    assert rig.sim.most_concurrent[KEYS + "alice/"] <= 2
+    assert agent.signers.fetches == 1
+
+
+def test_counters_tell_what_happened(rig: Rig) -> None:
+    agent = rig.agent()
+    rig.ask(agent=agent)
+    rig.ask("bob", agent=agent)
+    rig.now += 100
+    rig.ask(agent=agent)
+    assert agent.counters.lookups == 3
+    assert agent.counters.granted == 1
+    assert agent.counters.refused == {"expired": 1}
+    assert len(agent.counters.latencies_s) == 3
