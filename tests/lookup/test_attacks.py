@@ -309,10 +309,9 @@ def test_attacks_on_a_block_cost_it_and_no_other(rig: Rig, name: str) -> None:
 
 
 def test_a_block_replayed_on_another_instance_is_refused(rig: Rig, tmp_path: Path) -> None:
-    with make_rig(
-        tmp_path / "other" if (tmp_path / "other").mkdir() else tmp_path / "other",
-        instance_id="i-0fedcba987654321f",
-    ) as other:
+    directory = tmp_path / "other"
+    directory.mkdir()
+    with make_rig(directory, instance_id="i-0fedcba987654321f") as other:
         document = rig.sim.get(META + "managed-ssh-keys/active-keys/alice/")[1]
         other.sim.documents[META + "managed-ssh-keys/active-keys/alice/"] = document
         assert other.refusals() == [Reason.OTHER_INSTANCE]
