@@ -34,8 +34,8 @@ _ASSUMED_ROLE = re.compile(r"arn:([^:]+):sts::([0-9]+):assumed-role/([^/]+)/[^/]
 class KeyRules:
     """The `[keys]` table of the configuration; times in seconds, 0 as lifetime for no limit."""
 
-    max_lifetime_s: float = 60
-    clock_skew_s: float = 240
+    max_lifetime_s: float = 60.0
+    clock_skew_s: float = 240.0
     types: tuple[str, ...] = KEY_TYPES
     min_rsa_bits: int = 2048
     options: tuple[str, ...] = ()
