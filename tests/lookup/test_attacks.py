@@ -29,16 +29,39 @@ def attacker_pki(sim: MetadataSimulator, name: str) -> None:
     sim.staples["leaf"].subject = leaf
 
 
+def domain_of_the_attacker(sim: MetadataSimulator) -> None:
+    sim.domain = "attacker.example"
+    attacker_pki(sim, "managed-ssh-signer.us-east-1.attacker.example")
+
+
+def root_of_the_attacker(sim: MetadataSimulator) -> None:
+    sim.pki.leaf.issuer = sim.pki.oldest_root
+    sim.chain.append(sim.pki.oldest_root)
+
+
+def root_with_another_key(sim: MetadataSimulator) -> None:
+    sim.pki.intermediate.signing_key = another_rsa_key()
+    sim.chain.append(sim.pki.root)
+
+
+def leaf_by_a_server(sim: MetadataSimulator) -> None:
+    server = sim.pki.server("www.attacker.example", None, "www")
+    sim.pki.leaf.issuer = server
+    sim.chain.insert(1, server)
+
+
+def staple_under_a_false_name(sim: MetadataSimulator) -> None:
+    sim.staples["intermediate"].name = sim.pki.leaf.fingerprint("sha1")
+    del sim.staples["leaf"]
+
+
 SIGNER_ATTACKS: dict[str, tuple[Attack, Reason]] = {
     "a certificate for another domain": (
         lambda sim: attacker_pki(sim, "managed-ssh-signer.us-east-1.attacker.example"),
         Reason.WRONG_SIGNER_NAME,
     ),
     "metadata says the attacker's domain": (
-        lambda sim: (
-            setattr(sim, "domain", "attacker.example"),
-            attacker_pki(sim, "managed-ssh-signer.us-east-1.attacker.example"),
-        ),
+        domain_of_the_attacker,
         Reason.UNKNOWN_DOMAIN,
     ),
     "a domain that ends like Amazon's": (
@@ -78,24 +101,15 @@ SIGNER_ATTACKS: dict[str, tuple[Attack, Reason]] = {
         Reason.UNTRUSTED_CHAIN,
     ),
     "the attacker's root sent along": (
-        lambda sim: (
-            setattr(sim.pki.leaf, "issuer", sim.pki.oldest_root),
-            sim.chain.append(sim.pki.oldest_root),
-        ),
+        root_of_the_attacker,
         Reason.UNTRUSTED_CHAIN,
     ),
     "a root of the right name with another key": (
-        lambda sim: (
-            setattr(sim.pki.intermediate, "signing_key", another_rsa_key()),
-            sim.chain.append(sim.pki.root),
-        ),
+        root_with_another_key,
         Reason.UNTRUSTED_CHAIN,
     ),
     "a leaf issued by a server's certificate": (
-        lambda sim: (
-            setattr(sim.pki.leaf, "issuer", sim.pki.server("www.attacker.example", None, "www")),
-            sim.chain.insert(1, sim.pki.leaf.issuer or sim.pki.leaf),
-        ),
+        leaf_by_a_server,
         Reason.UNTRUSTED_CHAIN,
     ),
     "an expired leaf": (
@@ -164,10 +178,7 @@ SIGNER_ATTACKS: dict[str, tuple[Attack, Reason]] = {
         Reason.NO_VALID_STAPLE,
     ),
     "a staple of another certificate under the leaf's name": (
-        lambda sim: (
-            setattr(sim.staples["intermediate"], "name", sim.pki.leaf.fingerprint("sha1")),
-            sim.staples.pop("leaf"),
-        ),
+        staple_under_a_false_name,
         Reason.NO_VALID_STAPLE,
     ),
     "a staple signed by the leaf": (

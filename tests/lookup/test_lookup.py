@@ -35,13 +35,13 @@ def test_a_comment_is_never_passed_on(rig: Rig) -> None:
 
 def test_a_key_is_for_its_user_only(rig: Rig) -> None:
     answer = rig.ask("bob")
-    assert answer.lines == answer.decisions == ()
+    assert (answer.lines, answer.decisions) == ((), ())
     assert answer.undecided is None
 
 
 def test_another_key_than_the_one_offered_is_neither_given_nor_journalled(rig: Rig) -> None:
     answer = rig.ask(key=new_key())
-    assert answer.lines == answer.decisions == ()
+    assert (answer.lines, answer.decisions) == ((), ())
 
 
 @pytest.mark.parametrize("kind", KEY_TYPES)
@@ -244,7 +244,7 @@ def test_the_caller_policy_speaks_of_the_verified_caller(rig: Rig) -> None:
 def test_metadata_that_is_not_there_leaves_everything_undecided(rig: Rig) -> None:
     answer = rig.ask(agent=rig.agent(endpoint="http://127.0.0.1:9", timeout_s=0.5))
     assert answer.undecided is Reason.METADATA_UNAVAILABLE
-    assert answer.lines == answer.decisions == ()
+    assert (answer.lines, answer.decisions) == ((), ())
 
 
 @pytest.mark.parametrize(

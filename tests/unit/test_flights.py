@@ -115,13 +115,12 @@ def test_everybody_gets_the_error_and_the_next_call_is_a_new_one(
     workers: ThreadPoolExecutor,
 ) -> None:
     flights = Flights[int](workers)
-    outcomes = iter([MetadataUnavailable("down"), 7])
+    downs = iter([True, False])
 
     def call() -> int:
-        outcome = next(outcomes)
-        if isinstance(outcome, MetadataUnavailable):
-            raise outcome
-        return outcome
+        if next(downs):
+            raise MetadataUnavailable("down")
+        return 7
 
     with pytest.raises(MetadataUnavailable, match="down"):
         flights.get("k", call, 30)

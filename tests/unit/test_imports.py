@@ -21,6 +21,8 @@ LAYERS = (
     {"authorizer"},
     {"client"},
     {"service", "sshd", "doctor", "audit", "explain"},
+    {"keyoptions"},
+    {"schema"},
     {"config"},
     {"cli"},
     {"__main__"},
@@ -28,7 +30,13 @@ LAYERS = (
 LEVELS = {module: level for level, modules in enumerate(LAYERS) for module in modules}
 # What does not follow from the order alone.
 ALONE = {"client": set[str](), "client_fallback": set[str]()}
-ONLY_USED_BY = {"config": {"cli"}, "client": {"service"}, "cli": {"__main__"}}
+ONLY_USED_BY = {
+    "config": {"cli"},
+    "schema": {"config"},
+    "keyoptions": {"schema"},
+    "client": {"service"},
+    "cli": {"__main__"},
+}
 ONLY_IN = {
     "requests": {"imds"},
     "urllib3": {"imds"},
