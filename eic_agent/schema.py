@@ -1,7 +1,7 @@
 """Every key of the configuration: what it accepts, and how values are written in TOML."""
 
+import contextlib
 import difflib
-import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from eic_agent import keyoptions
+from eic_agent.errors import ConfigError
+from eic_agent.imds import endpoint_urls
 from eic_agent.journal import LEVELS
 from eic_agent.keyblock import KEY_TYPES
 from eic_agent.policy import CallerRule
 
-_URL = re.compile(
-    r"(http://(?:[A-Za-z0-9.-]+|\[(?P<ipv6>[0-9A-Fa-f:.]+)\])(?::(?P<port>[0-9]{1,5}))?)/?"
-)
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@$\\-]*")
 
 
@@ -66,24 +65,16 @@ def _rsa_bits(value: object) -> object:
     )
 
 
-def _endpoint(value: object) -> str | Invalid:
+def _endpoint(value: object) -> object:
     if isinstance(value, str):
-        if value in ("auto", "ipv4", "ipv6"):
+        with contextlib.suppress(ConfigError):
+            endpoint_urls(value)
             return value
-        if (match := _URL.fullmatch(value)) and _is_url_host(match["ipv6"], match["port"]):
-            return match[1]
     return _not_accepted(
-        value, '"auto", "ipv4", "ipv6" or a URL such as "http://169.254.169.254", without path'
+        value,
+        '"auto", "ipv4", "ipv6" or a URL such as "http://169.254.169.254", '
+        "of an IP address or localhost and without path",
     )
-
-
-def _is_url_host(ipv6: str | None, port: str | None) -> bool:
-    if ipv6 is not None:
-        try:
-            ipaddress.IPv6Address(ipv6)
-        except ValueError:
-            return False
-    return port is None or 1 <= int(port) <= 65535
 
 
 def _is_absolute(path: str) -> bool:

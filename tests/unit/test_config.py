@@ -285,14 +285,15 @@ def test_every_error_of_every_file_is_listed_one_a_line(files: Files) -> None:
         ("imds.endpoint", '"https://169.254.169.254"', '"https://169.254.169.254"'),
         ("imds.endpoint", '"http://"', '"http://"'),
         ("imds.endpoint", '"http:///latest"', '"http:///latest"'),
-        ("imds.endpoint", '"http://h/latest"', '"http://h/latest"'),
-        ("imds.endpoint", '"http://h?"', '"http://h?"'),
-        ("imds.endpoint", '"http://h:0"', '"http://h:0"'),
-        ("imds.endpoint", '"http://h:65536"', '"http://h:65536"'),
-        ("imds.endpoint", '"http://u@h"', '"http://u@h"'),
+        ("imds.endpoint", '"http://127.0.0.1/latest"', '"http://127.0.0.1/latest"'),
+        ("imds.endpoint", '"http://127.0.0.1?"', '"http://127.0.0.1?"'),
+        ("imds.endpoint", '"http://127.0.0.1:0"', '"http://127.0.0.1:0"'),
+        ("imds.endpoint", '"http://127.0.0.1:65536"', '"http://127.0.0.1:65536"'),
+        ("imds.endpoint", '"http://u@127.0.0.1"', '"http://u@127.0.0.1"'),
+        ("imds.endpoint", '"http://metadata.example"', '"http://metadata.example"'),
         ("imds.endpoint", '"http://[::1"', '"http://[::1"'),
         ("imds.endpoint", '"http://[1]"', '"http://[1]"'),
-        ("imds.endpoint", r'"http://h\nx"', r'"http://h\u000ax"'),
+        ("imds.endpoint", r'"http://127.0.0.1\n"', r'"http://127.0.0.1\u000a"'),
         ("imds.timeout_s", "0", "0"),
         ("imds.timeout_s", "30.1", "30.1"),
         ("imds.timeout_s", "true", "true"),
@@ -400,17 +401,18 @@ def test_an_unknown_key_is_refused_with_the_one_that_may_be_meant(
 
 
 @pytest.mark.parametrize(
-    ("endpoint", "meant"),
+    "endpoint",
     [
-        ("ipv4", "ipv4"),
-        ("ipv6", "ipv6"),
-        ("http://127.0.0.1:1338", "http://127.0.0.1:1338"),
-        ("http://metadata.example/", "http://metadata.example"),
-        ("http://[::1]/", "http://[::1]"),
+        "ipv4",
+        "ipv6",
+        "http://127.0.0.1:1338",
+        "http://localhost/",
+        "http://[::1]/",
+        "http://[fd00:ec2::254]:80",
     ],
 )
-def test_endpoints_that_are_accepted(files: Files, endpoint: str, meant: str) -> None:
-    assert files.main(f'imds.endpoint = "{endpoint}"').config.imds.endpoint == meant
+def test_endpoints_that_are_accepted(files: Files, endpoint: str) -> None:
+    assert files.main(f'imds.endpoint = "{endpoint}"').config.imds.endpoint == endpoint
 
 
 @pytest.mark.parametrize(
@@ -498,7 +500,7 @@ configs = st.builds(
     Config,
     imds=st.builds(
         ImdsConfig,
-        endpoint=st.sampled_from(["auto", "ipv4", "ipv6", "http://h", "http://[::1]:8"]),
+        endpoint=st.sampled_from(["auto", "ipv4", "ipv6", "http://[::1]:8"]),
         timeout_s=numbers(0.1, 30),
         deadline_s=numbers(0.1, 30),
     ),
