@@ -181,7 +181,7 @@ class Journal:
             owed = [(reason, r.held_back) for reason, r in self._repeats.items() if r.held_back]
             self._repeats.clear()
         for reason, held_back in owed:
-            self._write_problem(reason, "still so when this process ended", held_back, {})
+            self._write_problem(reason, "held back until this process ended", held_back, {})
         self._output.close()
 
 
