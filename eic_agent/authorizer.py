@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from eic_agent import users
 from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
 from eic_agent.flights import Flights
 from eic_agent.identity import check_instance_id, read_hardware
@@ -22,6 +21,7 @@ from eic_agent.policy import Claim, Grant, Policy, Refusal, check_block, check_u
 from eic_agent.signers import Signers
 from eic_agent.trace import Trace, untraced
 from eic_agent.trust import TrustedSigner, TrustRules, signed_by
+from eic_agent.users import group_names
 
 # A forged document can hold very many; the journal is told of these, and how many more there are.
 _MOST_MALFORMED = 10
@@ -123,7 +123,7 @@ class Authorizer:
             self._journal.problem(answer.undecided, answer.detail, user=question.user)
 
     def _decide(self, question: Question, deadline: Deadline, trace: Trace) -> list[_Outcome]:
-        refusal = check_user(question.user, self._rules.policy.users, users.group_names)
+        refusal = check_user(question.user, self._rules.policy.users, group_names)
         if refusal is not None and refusal.reason is Reason.UNADDRESSABLE_USER:
             trace(1, refusal.reason.value, user=question.user, problem=refusal.detail)
             return []  # no key can have been pushed, so none is decided about

@@ -18,8 +18,6 @@ from eic_agent.explain import explain
 from eic_agent.imds import Deadline, MetadataClient
 from eic_agent.journal import Journal, escape, open_journal
 
-DEFAULT_CONFIG = Path("/etc/eic-agent/config.toml")
-
 _UNDECIDED_HINTS = {
     Reason.METADATA_UNAVAILABLE: "see whether the instance's metadata service is enabled "
     "(IMDSv2, with any hop limit) and whether a firewall on this host blocks it",
@@ -63,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
         "--config",
         type=Path,
         metavar="FILE",
-        help=f"configuration, with config.d/*.toml beside it (default: {DEFAULT_CONFIG})",
+        help=f"configuration, with config.d/*.toml beside it (default: {config.DEFAULT_PATH})",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -99,7 +97,7 @@ def _add_question(command: argparse.ArgumentParser) -> None:
 def _load(args: argparse.Namespace) -> config.Loaded:
     if args.config is not None:
         return config.load(args.config, must_exist=True)
-    return config.load(DEFAULT_CONFIG)
+    return config.load(config.DEFAULT_PATH)
 
 
 def _question(args: argparse.Namespace) -> Question:
@@ -125,8 +123,8 @@ def _authorized_keys(args: argparse.Namespace) -> int:
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
     journal = open_journal(settings.log.level)
-    for warning in loaded.warnings:
-        journal.problem(Reason.INVALID_CONFIG, warning)
+    if loaded.warnings:
+        journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
     deadline_s = min(args.deadline_s or settings.imds.deadline_s, settings.imds.deadline_s)
     # Starting up has used some of the time, nearly all of it on the processor.
     deadline = Deadline.after(deadline_s - time.process_time())

@@ -254,6 +254,43 @@ def test_a_critical_extension_that_nobody_knows_is_not_ignored(
     assert verdict.status is Status.GOOD
 
 
+def wrapped(tag: int, content: bytes) -> bytes:
+    """A DER value; lengths that a staple's parts have."""
+    length = len(content)
+    octets = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    size = bytes([length]) if length < 0x80 else bytes([0x80 | len(octets)]) + octets
+    return bytes([tag]) + size + content
+
+
+def unwrapped(value: bytes) -> tuple[bytes, bytes]:
+    """The content of the DER value in front, and what follows it."""
+    size, start = value[1], 2
+    if size & 0x80:
+        start += size & 0x7F
+        size = int.from_bytes(value[2:start], "big")
+    return value[start : start + size], value[start + size :]
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_response_about_more_or_fewer_than_one_certificate_is_unreadable(
+    sim: simulator.MetadataSimulator, count: int
+) -> None:
+    der = Recipe(sim.pki.leaf).der(NOW)
+    status = der[4:7]
+    response_bytes = unwrapped(unwrapped(unwrapped(der)[0][3:])[0])[0]
+    oid, basic = response_bytes[:11], unwrapped(unwrapped(response_bytes[11:])[0])[0]
+    tbs, signature = unwrapped(basic)
+    _responder, rest = unwrapped(tbs)
+    responder = tbs[: len(tbs) - len(rest)]
+    produced_at, rest = rest[:17], rest[17:]
+    responses, extensions = unwrapped(rest)
+    changed_tbs = responder + produced_at + wrapped(0x30, responses * count) + extensions
+    changed_basic = wrapped(0x30, wrapped(0x30, changed_tbs) + signature)
+    changed = oid + wrapped(0x04, changed_basic)
+    with pytest.raises(UnreadableStaple, match="one certificate"):
+        Staple(wrapped(0x30, status + wrapped(0xA0, wrapped(0x30, changed))))
+
+
 @pytest.mark.parametrize("der", [b"", b"\x30\x00", b"not DER", b"\x30\x03\x0a\x01\x00"])
 def test_what_is_no_response_is_unreadable(der: bytes) -> None:
     with pytest.raises(UnreadableStaple):
