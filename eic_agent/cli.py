@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 from cryptography.utils import CryptographyDeprecationWarning
@@ -118,17 +119,16 @@ def _authorized_keys(args: argparse.Namespace) -> int:
     try:
         loaded = _load(args)
     except ConfigError as error:
-        journal = open_journal()
-        journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
+        with closing(open_journal()) as journal:
+            journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
-    journal = open_journal(settings.log.level)
-    if loaded.warnings:
-        journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
     deadline_s = min(args.deadline_s or settings.imds.deadline_s, settings.imds.deadline_s)
     # Starting up has used some of the time, nearly all of it on the processor.
     deadline = Deadline.after(deadline_s - time.process_time())
-    with ThreadPoolExecutor(1) as workers:
+    with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
+        if loaded.warnings:
+            journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
         authorizer = _build_authorizer(settings, journal, deadline.remaining(), workers)
         answer = authorizer.lookup(question, deadline)
         delivered = _print_lines(answer.lines)
@@ -162,8 +162,8 @@ def _explain(args: argparse.Namespace) -> int:
     except ConfigError as error:
         return _undecided(Reason.INVALID_CONFIG, str(error))
     deadline_s = settings.imds.deadline_s
-    with ThreadPoolExecutor(1) as workers:
-        authorizer = _build_authorizer(settings, open_journal(), deadline_s, workers)
+    with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
+        authorizer = _build_authorizer(settings, journal, deadline_s, workers)
         explanation = explain(authorizer, _question(args), Deadline.after(deadline_s))
     print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
     return 0 if explanation.answer.lines else 1
