@@ -1,0 +1,268 @@
+"""Which wiring fits the configuration that sshd has without us, and whether sshd would accept it.
+
+Nothing here writes outside a scratch directory. The plan depends on the configuration without us
+alone: planning twice, or by another version, ends the same.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from eic_agent.changes import content_of
+from eic_agent.sshd_files import encode, quote
+from eic_agent.sshd_survey import (
+    BEGIN,
+    COMMAND,
+    END,
+    GENERATED,
+    USER,
+    Effective,
+    NotAccepted,
+    Refused,
+    Sshd,
+    Survey,
+    System,
+    command_words,
+    unsafe,
+    why_not_first,
+)
+
+_AWS_SCRIPT = "eic_run_authorized_keys"
+_MADE_FOLDER = b"# eic-agent made this directory too.\n"
+_DROP_IN = """\
+; what is changed here will be lost.
+# To undo it: `eic-agent sshd disable`, or delete this file and reload sshd.
+# It sorts before other drop-ins since sshd keeps the first value of a keyword.
+# What stands behind --chain was in effect before; it runs beside eic-agent.
+"""
+_BLOCK = """\
+# Added by `eic-agent sshd enable --edit-main-file`; `eic-agent sshd disable` takes it out again.
+Include {drop_in}
+"""
+_SNIPPET = """\
+: sshd runs eic-agent's client as this user, whom the agent's socket must answer.
+# To admit others as well, list all of them in a file that sorts after this one.
+[agent]
+clients = [{user}]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """AuthorizedKeysCommand and its user as they shall be, and what to tell about them."""
+
+    command: str
+    user: str
+    chained: tuple[str, ...]
+    remarks: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+    def require(self, found: Effective) -> None:
+        """Raise Refused where sshd would do anything else."""
+        if (found.command, found.user) != (self.command, self.user):
+            raise Refused(
+                f"sshd would still use AuthorizedKeysCommand {found.command or 'none'} "
+                f"and AuthorizedKeysCommandUser {found.user or 'none'}",
+                "`eic-agent sshd status` shows what sets them",
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan and its files, None for one that goes; no plan where sshd asks us anyway."""
+
+    set_at: str  # where the AuthorizedKeysCommand that is in effect without us is set
+    plan: Plan | None
+    files: Mapping[Path, bytes | None]
+
+
+def require_sshd(system: System) -> None:
+    """Raise Refused where no sshd is installed."""
+    if not system.paths.sshd.exists():
+        raise Refused(
+            f"{system.paths.sshd} does not exist", "Install the OpenSSH server, then try again"
+        )
+
+
+def prepare(found: Survey, sshd: Sshd, *, edit_main_file: bool) -> Prepared:
+    """Find the wiring and try it on a copy; raises Refused."""
+    _require_ours(found)
+    _require_no_option(found)
+    without = found.tree_without_us()
+    try:
+        before = sshd.effective(without)
+    except NotAccepted as error:
+        raise Refused(
+            f"sshd does not accept its configuration as it is without eic-agent, and says: {error}",
+            "Correct that first, then try again",
+        ) from error
+    set_at = found.set_at(without) or str(found.main)
+    if found.system.asks_us(before.command):
+        return Prepared(set_at, None, {})
+    plan = _plan(found, before, set_at)
+    files = _try(found, sshd, plan, edit_main_file=edit_main_file)
+    return Prepared(
+        set_at, plan, {**files, found.system.paths.snippet: _snippet(found.system, plan.user)}
+    )
+
+
+def made_folder(found: Survey) -> bool:
+    """Say whether the drop-in's directory is there, or will be, only because of it."""
+    return not found.system.paths.drop_in.parent.exists() or _MADE_FOLDER in (found.drop_in or b"")
+
+
+def concerns(found: Survey, effective: Effective) -> tuple[str, ...]:
+    """Return what limits the wiring without being in its way."""
+    running = [
+        f"{launch.source} still runs with -o 'AuthorizedKeysCommand {launch.option(COMMAND)}', "
+        "which its unit does not give any more: it asks eic-agent only after a restart "
+        "(`systemctl restart` of ssh.service or sshd.service)"
+        for launch in found.listeners
+        if found.waits_for_restart(launch)
+    ]
+    keys = "PubkeyAuthentication is off, so that sshd asks nobody about keys"
+    return (*running, *([] if effective.public_keys else [keys]))
+
+
+def _require_ours(found: Survey) -> None:
+    paths = found.system.paths
+    if not paths.client.exists():
+        raise Refused(
+            f"{paths.client} does not exist", "Install eic-agent completely, then try again"
+        )
+    why_unsafe = unsafe(paths.client)
+    if why_unsafe is not None:
+        raise Refused(
+            f"sshd would refuse to run {paths.client}, since {why_unsafe}",
+            "It and every directory above it must be root's, and writable by nobody else",
+        )
+    for path, content in (
+        (paths.drop_in, found.drop_in),
+        (paths.snippet, content_of(paths.snippet)),
+    ):
+        if content is not None and not content.startswith(GENERATED):
+            raise Refused(
+                f"{path} was not written by eic-agent", "Move it to another name, then try again"
+            )
+
+
+def _require_no_option(found: Survey) -> None:
+    for launch in found.launches:
+        command = launch.option(COMMAND)
+        if command is None or found.system.asks_us(command) or found.waits_for_restart(launch):
+            continue
+        if _AWS_SCRIPT in command:
+            remedy = "Remove AWS's package ec2-instance-connect, which has it so"
+        elif launch.pid is None:
+            remedy = (
+                "Take the option out of the unit (`systemctl edit --full`) or its environment file"
+            )
+        else:
+            remedy = "Start that sshd without the option"
+        raise Refused(
+            f"{launch.source} starts sshd with -o 'AuthorizedKeysCommand {command}', "
+            "which beats every file, so that a drop-in cannot win",
+            f"{remedy}, restart sshd, then run `eic-agent sshd enable` again",
+        )
+
+
+def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
+    system = found.system
+    command = f"{system.paths.client} %u %f"
+    user = (before.user if found.option(USER) is not None else None) or system.user
+    chained: tuple[str, ...] = ()
+    remarks: list[str] = []
+    warnings: list[str] = []
+    argv = command_words(before.command or "")
+    kept = _without_aws(argv)
+    if kept != argv:
+        remarks.append(f"replaces AWS's {' '.join(argv[len(kept) :])} ({set_at})")
+    if kept:
+        program = Path(kept[0])
+        why_unsafe = unsafe(program)
+        if why_unsafe is not None and program.exists():
+            warnings.append(
+                f"{before.command} ({set_at}) is not chained: sshd refuses to run it, since "
+                f"{why_unsafe}. Correct that and run `eic-agent sshd enable` again to chain it"
+            )
+        else:
+            chained = kept if len(kept) > 1 else (*kept, "%u")  # sshd's default
+            user = before.user or user
+            # sshd expands tokens in arguments, but took the program's name as it stood.
+            words = (chained[0].replace("%", "%%"), *chained[1:])
+            command += " --chain " + " ".join(map(quote, words))
+            remarks.append(f"chains {' '.join(chained)} ({set_at}); both run as {user}")
+            if why_unsafe is not None:
+                warnings.append(f"{program}, which is chained, does not exist")
+    if "%" in user:
+        warnings.append(
+            f"AuthorizedKeysCommandUser {user} runs the command as whoever logs in: the agent's "
+            "socket does not answer them, so that each lookup takes a process of its own"
+        )
+    elif not system.user_exists(user):
+        raise Refused(
+            f"the user {user} does not exist, so that sshd would run no AuthorizedKeysCommand",
+            "Run `systemd-sysusers`, which makes it where the package is installed"
+            if user == system.user
+            else f"Make that user, or delete the AuthorizedKeysCommand ({set_at}) that wants it",
+        )
+    return Plan(command, user, chained, tuple(remarks), (*warnings, *concerns(found, before)))
+
+
+def _without_aws(argv: tuple[str, ...]) -> tuple[str, ...]:
+    """Cut off AWS's script with its arguments, where it stands first or is chained by another."""
+    for at, word in enumerate(argv):
+        if Path(word).name == _AWS_SCRIPT and (at == 0 or argv[at - 1] == "--chain"):
+            return argv[: max(at - 1, 0)]
+    return argv
+
+
+def _drop_in(found: Survey, plan: Plan) -> bytes:
+    settings = (
+        f"AuthorizedKeysCommand {plan.command}\nAuthorizedKeysCommandUser {quote(plan.user)}\n"
+    )
+    made = _MADE_FOLDER if made_folder(found) else b""
+    return GENERATED + encode(_DROP_IN) + made + encode(settings)
+
+
+def _snippet(system: System, user: str) -> bytes | None:
+    if user in (system.user, "root") or "%" in user:
+        return None
+    return GENERATED + _SNIPPET.format(user=json.dumps(user)).encode()
+
+
+def _try(
+    found: Survey, sshd: Sshd, plan: Plan, *, edit_main_file: bool
+) -> dict[Path, bytes | None]:
+    """Return the files for sshd; raises Refused where they would not do as planned."""
+    drop_in = found.system.paths.drop_in
+    wiring: dict[Path, bytes | None] = {drop_in: _drop_in(found, plan)}
+    why_not = _objection(found, sshd, plan, wiring)
+    if why_not is None:
+        return wiring
+    block = BEGIN + encode(_BLOCK.format(drop_in=quote(str(drop_in)))) + END
+    edited = {found.main: block + found.main_without_block(), **wiring}
+    why_not_even_so = _objection(found, sshd, plan, edited)
+    if why_not_even_so is not None:
+        raise Refused(why_not_even_so, "Change that setting, then try again")
+    if not edit_main_file:
+        raise Refused(
+            why_not,
+            "`eic-agent sshd enable --edit-main-file` puts a block that reads it at the top of "
+            f"{found.main}, and `eic-agent sshd disable` takes it out again",
+        )
+    return edited
+
+
+def _objection(
+    found: Survey, sshd: Sshd, plan: Plan, files: Mapping[Path, bytes | None]
+) -> str | None:
+    tree = found.tree(files)
+    try:
+        plan.require(sshd.effective(tree))
+    except NotAccepted as error:
+        return f"sshd would not accept its configuration any more, and says: {error}"
+    except Refused as error:
+        return why_not_first(tree, found.system.paths.drop_in) or error.what
+    return None
