@@ -28,10 +28,9 @@ from eic_agent.sshd_files import Tree, quote
 from eic_agent.sshd_launch import ProgramFailed
 from eic_agent.sshd_plan import Prepared, concerns, made_folder, prepare, require_sshd
 from eic_agent.sshd_survey import (
-    COMMAND,
     GENERATED,
+    SPELLING,
     UNITS,
-    USER,
     NotAccepted,
     Refused,
     Sshd,
@@ -178,9 +177,9 @@ def status(system: System) -> Report:
             if found.wrote_drop_in
             else "not ours",
             options=tuple(
-                f"{launch.source}: {keyword} {launch.option(keyword)}"
+                f"{launch.source}: {spelling} {launch.option(keyword)}"
                 for launch in found.launches
-                for keyword in (COMMAND, USER)
+                for keyword, spelling in SPELLING.items()
                 if launch.option(keyword) is not None
             ),
         )

@@ -24,9 +24,11 @@ from eic_agent.sshd_survey import (
     Survey,
     System,
     command_words,
+    overrides_all,
     unsafe,
     why_not_first,
 )
+from eic_agent.users import exists
 
 _AWS_SCRIPT = "eic_run_authorized_keys"
 _MADE_FOLDER = b"# eic-agent made this directory too.\n"
@@ -200,7 +202,7 @@ def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
             f"AuthorizedKeysCommandUser {user} runs the command as whoever logs in: the agent's "
             "socket does not answer them, so that each lookup takes a process of its own"
         )
-    elif not system.user_exists(user):
+    elif not exists(user):
         raise Refused(
             f"the user {user} does not exist, so that sshd would run no AuthorizedKeysCommand",
             "Run `systemd-sysusers`, which makes it where the package is installed"
@@ -238,17 +240,19 @@ def _try(
     """Return the files for sshd; raises Refused where they would not do as planned."""
     drop_in = found.system.paths.drop_in
     wiring: dict[Path, bytes | None] = {drop_in: _drop_in(found, plan)}
-    why_not = _objection(found, sshd, plan, wiring)
-    if why_not is None:
+    objection = _objection(found, sshd, plan, wiring)
+    if objection is None:
         return wiring
     block = BEGIN + encode(_BLOCK.format(drop_in=quote(str(drop_in)))) + END
     edited = {found.main: block + found.main_without_block(), **wiring}
-    why_not_even_so = _objection(found, sshd, plan, edited)
-    if why_not_even_so is not None:
-        raise Refused(why_not_even_so, "Change that setting, then try again")
+    remaining = _objection(found, sshd, plan, edited)
+    if remaining is not None:
+        raise Refused(
+            overrides_all(found.tree(wiring)) or remaining, "Change that setting, then try again"
+        )
     if not edit_main_file:
         raise Refused(
-            why_not,
+            why_not_first(found.tree(wiring), drop_in) or objection,
             "`eic-agent sshd enable --edit-main-file` puts a block that reads it at the top of "
             f"{found.main}, and `eic-agent sshd disable` takes it out again",
         )
@@ -258,11 +262,11 @@ def _try(
 def _objection(
     found: Survey, sshd: Sshd, plan: Plan, files: Mapping[Path, bytes | None]
 ) -> str | None:
-    tree = found.tree(files)
+    """Return what sshd has against the plan, or would do instead."""
     try:
-        plan.require(sshd.effective(tree))
+        plan.require(sshd.effective(found.tree(files)))
     except NotAccepted as error:
         return f"sshd would not accept its configuration any more, and says: {error}"
     except Refused as error:
-        return why_not_first(tree, found.system.paths.drop_in) or error.what
+        return error.what
     return None

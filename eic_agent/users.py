@@ -5,6 +5,15 @@ import os
 import pwd
 
 
+def exists(user: str) -> bool:
+    """Say whether the system knows the user. Takes as long as the name service takes."""
+    try:
+        pwd.getpwnam(user)
+    except (KeyError, ValueError):  # ValueError: a NUL, or a surrogate that stands for no byte
+        return False
+    return True
+
+
 def group_names(user: str) -> frozenset[str]:
     """Names of all groups of a user, the primary one included; none for a user who does not exist.
 

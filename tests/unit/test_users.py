@@ -7,7 +7,7 @@ import pwd
 
 import pytest
 
-from eic_agent.users import group_names
+from eic_agent.users import exists, group_names
 
 
 def test_groups_of_every_user_are_those_of_the_database() -> None:
@@ -29,6 +29,11 @@ def test_the_primary_group_is_included() -> None:
 )
 def test_a_user_who_does_not_exist_is_in_no_group(name: str) -> None:
     assert group_names(name) == frozenset()
+    assert not exists(name)
+
+
+def test_a_user_who_exists_is_known() -> None:
+    assert exists(pwd.getpwuid(0).pw_name)
 
 
 def test_a_group_without_a_name_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
