@@ -1,0 +1,531 @@
+"""The resident agent's socket: who may ask, how much at a time, and when it ends.
+
+One thread, the loop, accepts connections, checks peers, reads requests and takes every decision
+about the service itself; worker threads do nothing but answer one lookup after the other. Signals
+and finished workers reach the loop through one pipe. The wire is described in client.py.
+
+A connection holds one slot from accept to close. It has a second to send its request, and another
+to take the answer, so whoever is silent or drips costs one slot for a second. Where all slots are
+taken, the answer is at once that the agent is overloaded.
+"""
+
+import collections
+import contextlib
+import dataclasses
+import enum
+import errno
+import functools
+import json
+import math
+import os
+import queue
+import selectors
+import signal
+import socket
+import stat
+import struct
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from eic_agent import client
+from eic_agent.errors import ConfigError, Reason
+from eic_agent.journal import Journal
+from eic_agent.systemd import NoSocket, Notifier
+
+STATUS_PROTOCOL = b"EIC1-STATUS"  # the only field of a request for the status
+
+_PEER_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
+_LENGTH = struct.Struct(">H")
+_BACKLOG = 512
+_ACCEPT_AT_ONCE = 64  # connections accepted before requests are looked at again
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+_REPORT_EVERY_S = 10.0
+_STUCK_S = 10.0  # a lookup this far past its end shows that something waits for ever
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One lookup as a client asks for it; times are on the monotonic clock."""
+
+    user: str  # undecodable bytes as surrogates, as os.fsdecode gives them
+    fingerprint: str | None
+    sshd_pid: int
+    arrived: float
+    ends: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Lines for sshd, or, where nothing could be decided, one line of why; without line ends."""
+
+    lines: tuple[str, ...]
+    decided: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How much the service takes on at a time."""
+
+    threads: int = 32
+    connections: int = 512
+    request_s: float = 1.0
+    answer_s: float = 1.0
+
+
+@dataclass(slots=True)
+class Counters:
+    """What happened since the start; `connections` and `threads` are those of now."""
+
+    accepted: int = 0
+    answered: int = 0
+    refused_peers: int = 0
+    malformed: int = 0  # requests that are none
+    unfinished: int = 0  # requests that did not come whole, in a second
+    overloaded: int = 0
+    failed: int = 0  # lookups that ended in an error of the agent's own
+    reloads: int = 0
+    connections: int = 0
+    most_connections: int = 0
+    threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Handlers:
+    """What the service does with requests; made anew at each reload."""
+
+    answer: Callable[[Request], Reply]  # called in worker threads, to return by the request's end
+    status: Callable[[Counters], Mapping[str, object]]  # what JSON can say
+    clients: frozenset[int]  # user ids answered besides root's and the agent's own
+    deadline_s: float  # most that a lookup may take
+    idle_exit_s: float  # 0: never
+
+
+_OVERLOADED = Reply((f"{Reason.OVERLOADED.value}: too many lookups at once; try again",), False)
+
+
+class _Connection:
+    """An accepted peer and what is known of its request."""
+
+    __slots__ = ("arrived", "asked", "received", "socket")
+
+    def __init__(self, accepted: socket.socket, arrived: float) -> None:
+        self.socket = accepted
+        self.arrived = arrived
+        self.received = b""
+        #: what to answer, once received: a lookup, or the status with these counters
+        self.asked: Request | Counters | None = None
+
+    def peer(self) -> tuple[int, int]:
+        """Give process and user id that the peer had when it connected."""
+        size = _PEER_CREDENTIALS.size
+        data = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        pid, uid, _gid = _PEER_CREDENTIALS.unpack(data)
+        return pid, uid
+
+    def greet(self) -> None:
+        """Let the peer know that it is being served; the socket has room for a byte."""
+        with contextlib.suppress(OSError):  # the peer has gone
+            self.socket.send(client.GREETING)
+
+    def receive(self) -> bytes | None:
+        """Give the whole request once it is there.
+
+        Raises ValueError where it will never be one, EOFError where the peer has gone.
+        """
+        try:
+            data = self.socket.recv(client.REQUEST_LIMIT + _LENGTH.size + 1)
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            raise EOFError from error
+        if not data:
+            raise EOFError
+        self.received += data
+        if len(self.received) < _LENGTH.size:
+            return None
+        (length,) = _LENGTH.unpack_from(self.received)
+        rest = len(self.received) - _LENGTH.size - length
+        if length > client.REQUEST_LIMIT or rest > 0:
+            raise ValueError("request too long")
+        return self.received[_LENGTH.size :] if rest == 0 else None
+
+    def send(self, reply: Reply, within_s: float) -> None:
+        """Send a reply, if the peer takes it in time."""
+        payload = "".join(f"{line}\n" for line in reply.lines).encode("utf-8", "backslashreplace")
+        verdict = client.DECIDED if reply.decided else client.UNDECIDED
+        self.socket.settimeout(within_s)
+        with contextlib.suppress(OSError):  # the peer has gone, or does not read
+            self.socket.sendall(verdict + struct.pack(">I", len(payload)) + payload)
+
+
+def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:
+    """Give the lookup that the bytes after the length ask for; raises ValueError."""
+    fields = data.split(b"\0")
+    if len(fields) != 5 or fields[0] != client.PROTOCOL:
+        raise ValueError("not a request of this protocol")
+    user, fingerprint, sshd_pid, left_ms = fields[1:]
+    if not (sshd_pid.isdigit() and left_ms.isdigit()):
+        raise ValueError("not a number")
+    return Request(
+        os.fsdecode(user),
+        os.fsdecode(fingerprint) or None,
+        int(sshd_pid),
+        arrived,
+        arrived + min(int(left_ms) / 1000, deadline_s),
+    )
+
+
+class Listener:
+    """The listening socket, and its path where it is ours to remove."""
+
+    def __init__(self, listening: socket.socket, path: Path | None = None) -> None:
+        listening.setblocking(False)
+        self.socket = listening
+        self._path = path
+        self._inode = path.lstat().st_ino if path else None
+
+    @classmethod
+    def at(cls, path: Path) -> "Listener":
+        """Listen at a path, over the remains of an agent that is gone; raises NoSocket.
+
+        Everybody may connect: who is answered is decided by the peer's user id.
+        """
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            _remove_abandoned(path)
+            listening.bind(str(path))
+            path.chmod(0o666)
+            listening.listen(_BACKLOG)
+            return cls(listening, path)
+        except OSError as error:
+            listening.close()
+            raise NoSocket(f"cannot listen at {path}: {error.strerror or error}") from error
+
+    def withdraw(self) -> None:
+        """Remove the path, if it is ours and still leads here: nobody new can connect."""
+        if self._path is None:
+            return
+        with contextlib.suppress(OSError):
+            if self._path.lstat().st_ino == self._inode:
+                self._path.unlink()
+
+    def close(self) -> None:
+        """Let go of the socket; what waits in systemd's stays there."""
+        self.withdraw()
+        self.socket.close()
+
+
+def _remove_abandoned(path: Path) -> None:
+    """Remove a socket on which nobody listens; raises OSError for anything else that is there."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise FileExistsError(errno.EEXIST, "something else than a socket is there")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        probe.setblocking(False)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # its backlog is full, so it has one
+    raise OSError(errno.EADDRINUSE, "another agent listens there")
+
+
+class Service:
+    """Answers on a listener until told to stop or idle for long."""
+
+    def __init__(
+        self,
+        listener: Listener,
+        load: Callable[[], Handlers],
+        handlers: Handlers,
+        journal: Journal,
+        notifier: Notifier,
+        limits: Limits = Limits(),
+    ) -> None:
+        """`load` reads the configuration again; it raises ConfigError where that is invalid."""
+        self._listener = listener
+        self._load = load
+        self._handlers = handlers
+        self._journal = journal
+        self._notifier = notifier
+        self._limits = limits
+        self._counters = Counters()
+        self._selector = selectors.DefaultSelector()
+        self._held: set[_Connection] = set()
+        self._reading: dict[_Connection, None] = {}  # in order of arrival
+        self._jobs: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
+        self._done: collections.deque[tuple[_Connection, _Outcome, threading.Thread]] = (
+            collections.deque()
+        )
+        self._threads: set[threading.Thread] = set()
+        self._woken, self._wake = socket.socketpair()
+        self._refusals = _Seldom()
+        self._own_uid = os.geteuid()
+        self._idle_since = self._alive_at = time.monotonic()
+        self._leave_at: float | None = None  # set once no more is accepted
+
+    def run(self) -> None:
+        """Serve until SIGTERM, SIGINT or idle; SIGHUP reloads. For the main thread, as signals are."""
+        self._woken.setblocking(False)
+        self._wake.setblocking(False)
+        self._selector.register(self._woken, selectors.EVENT_READ, self._on_wake)
+        self._selector.register(self._listener.socket, selectors.EVENT_READ, self._accept)
+        for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, _ignore)  # what counts is the byte that it puts into the pipe
+        signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
+        try:
+            self._notifier.ready()
+            while not self._is_over():
+                self._turn()
+        finally:
+            signal.set_wakeup_fd(-1)
+            self._close()
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._patience_s()):
+            key.data()
+        now = time.monotonic()
+        while self._reading and now >= self._oldest_reading() + self._limits.request_s:
+            self._counters.unfinished += 1
+            self._drop(next(iter(self._reading)))
+        if self._notifier.alive_every_s is not None and now >= self._alive_at:
+            self._alive_at = now + self._notifier.alive_every_s
+            if not self._is_stuck(now):
+                self._notifier.alive()
+        if self._leave_at is None and now >= self._idle_at():
+            self._journal.info("idle: leaving until the next lookup")
+            self._stop()
+
+    def _patience_s(self) -> float | None:
+        moments = [self._idle_at()]
+        if self._reading:
+            moments.append(self._oldest_reading() + self._limits.request_s)
+        if self._notifier.alive_every_s is not None:
+            moments.append(self._alive_at)
+        if self._leave_at is not None:
+            moments.append(self._leave_at)
+        earliest = min(moments)
+        return None if earliest == math.inf else max(earliest - time.monotonic(), 0)
+
+    def _oldest_reading(self) -> float:
+        return next(iter(self._reading)).arrived
+
+    def _idle_at(self) -> float:
+        waits = self._held or self._leave_at is not None or not self._handlers.idle_exit_s
+        return math.inf if waits else self._idle_since + self._handlers.idle_exit_s
+
+    def _is_stuck(self, now: float) -> bool:
+        lookups = (held.asked for held in self._held if isinstance(held.asked, Request))
+        return any(now > lookup.ends + _STUCK_S for lookup in lookups)
+
+    def _is_over(self) -> bool:
+        return self._leave_at is not None and (not self._held or time.monotonic() >= self._leave_at)
+
+    # -- connections -----------------------------------------------------------------------------
+
+    def _accept(self, at_most: int = _ACCEPT_AT_ONCE) -> None:
+        for _ in range(at_most):
+            try:
+                accepted, _address = self._listener.socket.accept()
+            except (BlockingIOError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                if error.errno not in _OUT_OF_RESOURCES:
+                    raise
+                time.sleep(0.05)  # what is being answered now gives some back
+                return
+            accepted.setblocking(False)
+            self._admit(_Connection(accepted, time.monotonic()))
+
+    def _admit(self, connection: _Connection) -> None:
+        self._counters.accepted += 1
+        pid, uid = connection.peer()
+        if uid not in (0, self._own_uid) and uid not in self._handlers.clients:
+            self._counters.refused_peers += 1
+            if count := self._refusals.due(connection.arrived):
+                self._journal.info(
+                    f"refused {count} connections of users that are not clients of the agent, "
+                    f"the last by process {pid} of user id {uid}"
+                )
+            connection.socket.close()
+            return
+        connection.greet()
+        if len(self._held) >= self._limits.connections:
+            connection.send(_OVERLOADED, within_s=0)
+            connection.socket.close()
+            self._count_overload()
+            return
+        self._held.add(connection)
+        self._counters.most_connections = max(self._counters.most_connections, len(self._held))
+        self._reading[connection] = None
+        read = functools.partial(self._read, connection)
+        self._selector.register(connection.socket, selectors.EVENT_READ, read)
+        read()  # mostly it is all there
+
+    def _read(self, connection: _Connection) -> None:
+        try:
+            data = connection.receive()
+            if data is None:
+                return
+            connection.asked = (
+                self._count()
+                if data == STATUS_PROTOCOL
+                else parse_request(data, connection.arrived, self._handlers.deadline_s)
+            )
+        except EOFError:
+            self._counters.unfinished += 1
+            self._drop(connection)
+        except ValueError:
+            self._counters.malformed += 1
+            self._drop(connection)
+        else:
+            self._stop_reading(connection)
+            self._hand_over(connection)
+
+    def _stop_reading(self, connection: _Connection) -> None:
+        if connection in self._reading:
+            del self._reading[connection]
+            self._selector.unregister(connection.socket)
+
+    def _drop(self, connection: _Connection) -> None:
+        self._stop_reading(connection)
+        connection.socket.close()
+        self._held.discard(connection)
+        self._idle_since = time.monotonic()
+
+    def _count(self) -> Counters:
+        return dataclasses.replace(
+            self._counters, connections=len(self._held), threads=len(self._threads)
+        )
+
+    def _count_overload(self) -> None:
+        self._counters.overloaded += 1
+        self._journal.problem(Reason.OVERLOADED, f"{len(self._held)} lookups at once")
+
+    # -- workers ---------------------------------------------------------------------------------
+
+    def _hand_over(self, connection: _Connection) -> None:
+        busy = len(self._held) - len(self._reading)  # counts this one
+        if busy > len(self._threads) and len(self._threads) < self._limits.threads:
+            thread = threading.Thread(target=self._work, name="lookup", daemon=True)
+            self._threads.add(thread)
+            thread.start()
+        self._jobs.put(connection)
+
+    def _work(self) -> None:
+        while (connection := self._jobs.get()) is not None:
+            outcome = _Outcome.FAILED
+            try:
+                outcome = self._respond(connection)
+            finally:  # an error of our own ends the thread and is shown by threading.excepthook
+                connection.socket.close()
+                self._done.append((connection, outcome, threading.current_thread()))
+                with contextlib.suppress(OSError):
+                    self._wake.send(b"\0")
+
+    def _respond(self, connection: _Connection) -> "_Outcome":
+        handlers, asked = self._handlers, connection.asked
+        if not isinstance(asked, Request):
+            reply = Reply((json.dumps(handlers.status(asked or Counters())),))
+            outcome = _Outcome.STATUS
+        elif time.monotonic() >= asked.ends:
+            reply, outcome = _OVERLOADED, _Outcome.OVERLOADED
+        else:
+            reply, outcome = handlers.answer(asked), _Outcome.ANSWERED
+        connection.send(reply, self._limits.answer_s)
+        return outcome
+
+    def _settle(self) -> None:
+        while self._done:
+            connection, outcome, thread = self._done.popleft()
+            self._drop(connection)
+            if outcome is _Outcome.ANSWERED:
+                self._counters.answered += 1
+            elif outcome is _Outcome.OVERLOADED:
+                self._count_overload()
+            elif outcome is _Outcome.FAILED:
+                self._counters.failed += 1
+                self._threads.discard(thread)
+
+    # -- signals and the end ---------------------------------------------------------------------
+
+    def _on_wake(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            received = set(self._woken.recv(65536))
+            self._settle()
+            if received & {signal.SIGTERM, signal.SIGINT}:
+                self._stop()
+            elif signal.SIGHUP in received:
+                self._reload()
+
+    def _reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            self._handlers = self._load()
+        except ConfigError as error:
+            self._journal.problem(
+                Reason.INVALID_CONFIG, f"{error}\nwhat was configured before stays in force"
+            )
+        else:
+            self._counters.reloads += 1
+            self._journal.info("the configuration was read again")
+        self._notifier.ready()
+
+    def _stop(self) -> None:
+        """Accept nothing more but what has connected already, and let answers finish."""
+        if self._leave_at is not None:
+            return
+        self._notifier.stopping()
+        limits, handlers = self._limits, self._handlers
+        longest_s = limits.request_s + handlers.deadline_s + limits.answer_s
+        self._leave_at = time.monotonic() + longest_s
+        self._listener.withdraw()
+        self._accept(limits.connections)
+        self._selector.unregister(self._listener.socket)
+
+    def _close(self) -> None:
+        self._listener.close()
+        for _ in self._threads:
+            self._jobs.put(None)
+        for thread in self._threads:
+            thread.join(timeout=0.1 if self._held else 1)
+        self._selector.close()
+        self._woken.close()
+        self._wake.close()
+
+
+class _Outcome(enum.Enum):
+    """How a worker left a connection."""
+
+    ANSWERED = enum.auto()
+    STATUS = enum.auto()
+    OVERLOADED = enum.auto()
+    FAILED = enum.auto()
+
+
+class _Seldom:
+    """Decides when something that happens often is reported."""
+
+    def __init__(self) -> None:
+        self._next_at = -math.inf
+        self._unreported = 0
+
+    def due(self, now: float) -> int:
+        """Count one; give how many to report now, 0 for none."""
+        self._unreported += 1
+        if now < self._next_at:
+            return 0
+        self._next_at = now + _REPORT_EVERY_S
+        count, self._unreported = self._unreported, 0
+        return count
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    pass
