@@ -33,24 +33,26 @@ def ask(path: str, user: str, fingerprint: str, sshd: int, ends: float) -> "tupl
     if len(request) > REQUEST_LIMIT:
         raise ValueError("request too long")
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    connection.settimeout(GREETING_S)
-    connection.connect(path)
     try:
-        connection.sendall(len(request).to_bytes(2, "big") + request)
-    except (BrokenPipeError, ConnectionResetError):
-        pass  # an overloaded agent answers without reading
-    answer, length, until = b"", 1, min(ends, monotonic() + GREETING_S)
-    while len(answer) < length:
-        connection.settimeout(max(until - monotonic(), 0))
-        received = connection.recv(65536)
-        answer += received
-        if not received or answer[:1] != GREETING:
-            raise ValueError("no whole answer")
-        until = ends
-        length = 6 + int.from_bytes(answer[2:6], "big") if len(answer) > 5 else 6
-        if length > ANSWER_LIMIT:
-            raise ValueError("answer too long")
-    connection.close()
+        connection.settimeout(GREETING_S)
+        connection.connect(path)
+        try:
+            connection.sendall(len(request).to_bytes(2, "big") + request)
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # an overloaded agent answers without reading
+        answer, length, until = b"", 1, min(ends, monotonic() + GREETING_S)
+        while len(answer) < length:
+            connection.settimeout(max(until - monotonic(), 0))
+            received = connection.recv(65536)
+            answer += received
+            if not received or answer[:1] != GREETING:
+                raise ValueError("no whole answer")
+            until = ends
+            length = 6 + int.from_bytes(answer[2:6], "big") if len(answer) > 5 else 6
+            if length > ANSWER_LIMIT:
+                raise ValueError("answer too long")
+    finally:
+        connection.close()
     if len(answer) > length or answer[1:2] not in (DECIDED, UNDECIDED):
         raise ValueError("not an answer")
     return answer[1:2], answer[6:]

@@ -22,47 +22,20 @@ import queue
 import selectors
 import signal
 import socket
-import stat
-import struct
 import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from eic_agent import client
+from eic_agent.connection import STATUS_PROTOCOL, Connection, Reply, Request, parse_request
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal import Journal
-from eic_agent.systemd import NoSocket, Notifier
+from eic_agent.listener import Listener
+from eic_agent.notify import Notifier
 
-STATUS_PROTOCOL = b"EIC1-STATUS"  # the only field of a request for the status
-
-_PEER_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
-_LENGTH = struct.Struct(">H")
-_BACKLOG = 512
 _ACCEPT_AT_ONCE = 64  # connections accepted before requests are looked at again
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _REPORT_EVERY_S = 10.0
-_STUCK_S = 10.0  # a lookup this far past its end shows that something waits for ever
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """One lookup as a client asks for it; times are on the monotonic clock."""
-
-    user: str  # undecodable bytes as surrogates, as os.fsdecode gives them
-    fingerprint: str | None
-    sshd_pid: int
-    arrived: float
-    ends: float
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Lines for sshd, or, where nothing could be decided, one line of why; without line ends."""
-
-    lines: tuple[str, ...]
-    decided: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +44,9 @@ class Limits:
 
     threads: int = 32
     connections: int = 512
-    request_s: float = 1.0
-    answer_s: float = 1.0
+    request_s: float = 1.0  # for the peer to send its request
+    answer_s: float = 1.0  # for the peer to take the answer
+    stuck_s: float = 10.0  # a lookup this far past its end means that the watchdog should bite
 
 
 @dataclass(slots=True)
@@ -106,137 +80,6 @@ class Handlers:
 _OVERLOADED = Reply((f"{Reason.OVERLOADED.value}: too many lookups at once; try again",), False)
 
 
-class _Connection:
-    """An accepted peer and what is known of its request."""
-
-    __slots__ = ("arrived", "asked", "received", "socket")
-
-    def __init__(self, accepted: socket.socket, arrived: float) -> None:
-        self.socket = accepted
-        self.arrived = arrived
-        self.received = b""
-        #: what to answer, once received: a lookup, or the status with these counters
-        self.asked: Request | Counters | None = None
-
-    def peer(self) -> tuple[int, int]:
-        """Give process and user id that the peer had when it connected."""
-        size = _PEER_CREDENTIALS.size
-        data = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
-        pid, uid, _gid = _PEER_CREDENTIALS.unpack(data)
-        return pid, uid
-
-    def greet(self) -> None:
-        """Let the peer know that it is being served; the socket has room for a byte."""
-        with contextlib.suppress(OSError):  # the peer has gone
-            self.socket.send(client.GREETING)
-
-    def receive(self) -> bytes | None:
-        """Give the whole request once it is there.
-
-        Raises ValueError where it will never be one, EOFError where the peer has gone.
-        """
-        try:
-            data = self.socket.recv(client.REQUEST_LIMIT + _LENGTH.size + 1)
-        except BlockingIOError:
-            return None
-        except OSError as error:
-            raise EOFError from error
-        if not data:
-            raise EOFError
-        self.received += data
-        if len(self.received) < _LENGTH.size:
-            return None
-        (length,) = _LENGTH.unpack_from(self.received)
-        rest = len(self.received) - _LENGTH.size - length
-        if length > client.REQUEST_LIMIT or rest > 0:
-            raise ValueError("request too long")
-        return self.received[_LENGTH.size :] if rest == 0 else None
-
-    def send(self, reply: Reply, within_s: float) -> None:
-        """Send a reply, if the peer takes it in time."""
-        payload = "".join(f"{line}\n" for line in reply.lines).encode("utf-8", "backslashreplace")
-        verdict = client.DECIDED if reply.decided else client.UNDECIDED
-        self.socket.settimeout(within_s)
-        with contextlib.suppress(OSError):  # the peer has gone, or does not read
-            self.socket.sendall(verdict + struct.pack(">I", len(payload)) + payload)
-
-
-def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:
-    """Give the lookup that the bytes after the length ask for; raises ValueError."""
-    fields = data.split(b"\0")
-    if len(fields) != 5 or fields[0] != client.PROTOCOL:
-        raise ValueError("not a request of this protocol")
-    user, fingerprint, sshd_pid, left_ms = fields[1:]
-    if not (sshd_pid.isdigit() and left_ms.isdigit()):
-        raise ValueError("not a number")
-    return Request(
-        os.fsdecode(user),
-        os.fsdecode(fingerprint) or None,
-        int(sshd_pid),
-        arrived,
-        arrived + min(int(left_ms) / 1000, deadline_s),
-    )
-
-
-class Listener:
-    """The listening socket, and its path where it is ours to remove."""
-
-    def __init__(self, listening: socket.socket, path: Path | None = None) -> None:
-        listening.setblocking(False)
-        self.socket = listening
-        self._path = path
-        self._inode = path.lstat().st_ino if path else None
-
-    @classmethod
-    def at(cls, path: Path) -> "Listener":
-        """Listen at a path, over the remains of an agent that is gone; raises NoSocket.
-
-        Everybody may connect: who is answered is decided by the peer's user id.
-        """
-        listening = socket.socket(socket.AF_UNIX)
-        try:
-            _remove_abandoned(path)
-            listening.bind(str(path))
-            path.chmod(0o666)
-            listening.listen(_BACKLOG)
-            return cls(listening, path)
-        except OSError as error:
-            listening.close()
-            raise NoSocket(f"cannot listen at {path}: {error.strerror or error}") from error
-
-    def withdraw(self) -> None:
-        """Remove the path, if it is ours and still leads here: nobody new can connect."""
-        if self._path is None:
-            return
-        with contextlib.suppress(OSError):
-            if self._path.lstat().st_ino == self._inode:
-                self._path.unlink()
-
-    def close(self) -> None:
-        """Let go of the socket; what waits in systemd's stays there."""
-        self.withdraw()
-        self.socket.close()
-
-
-def _remove_abandoned(path: Path) -> None:
-    """Remove a socket on which nobody listens; raises OSError for anything else that is there."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "something else than a socket is there")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            pass  # its backlog is full, so it has one
-    raise OSError(errno.EADDRINUSE, "another agent listens there")
-
-
 class Service:
     """Answers on a listener until told to stop or idle for long."""
 
@@ -258,10 +101,12 @@ class Service:
         self._limits = limits
         self._counters = Counters()
         self._selector = selectors.DefaultSelector()
-        self._held: set[_Connection] = set()
-        self._reading: dict[_Connection, None] = {}  # in order of arrival
-        self._jobs: queue.SimpleQueue[_Connection | None] = queue.SimpleQueue()
-        self._done: collections.deque[tuple[_Connection, _Outcome, threading.Thread]] = (
+        self._held: set[Connection] = set()
+        self._reading: dict[Connection, None] = {}  # in order of arrival
+        self._jobs: queue.SimpleQueue[tuple[Connection, Request | Counters] | None] = (
+            queue.SimpleQueue()
+        )
+        self._done: collections.deque[tuple[Connection, _Outcome, threading.Thread]] = (
             collections.deque()
         )
         self._threads: set[threading.Thread] = set()
@@ -272,7 +117,7 @@ class Service:
         self._leave_at: float | None = None  # set once no more is accepted
 
     def run(self) -> None:
-        """Serve until SIGTERM, SIGINT or idle; SIGHUP reloads. For the main thread, as signals are."""
+        """Serve until SIGTERM, SIGINT or idle; SIGHUP reloads. Signals want the main thread."""
         self._woken.setblocking(False)
         self._wake.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, self._on_wake)
@@ -322,8 +167,7 @@ class Service:
         return math.inf if waits else self._idle_since + self._handlers.idle_exit_s
 
     def _is_stuck(self, now: float) -> bool:
-        lookups = (held.asked for held in self._held if isinstance(held.asked, Request))
-        return any(now > lookup.ends + _STUCK_S for lookup in lookups)
+        return any(now > connection.ends + self._limits.stuck_s for connection in self._held)
 
     def _is_over(self) -> bool:
         return self._leave_at is not None and (not self._held or time.monotonic() >= self._leave_at)
@@ -342,9 +186,9 @@ class Service:
                 time.sleep(0.05)  # what is being answered now gives some back
                 return
             accepted.setblocking(False)
-            self._admit(_Connection(accepted, time.monotonic()))
+            self._admit(Connection(accepted, time.monotonic()))
 
-    def _admit(self, connection: _Connection) -> None:
+    def _admit(self, connection: Connection) -> None:
         self._counters.accepted += 1
         pid, uid = connection.peer()
         if uid not in (0, self._own_uid) and uid not in self._handlers.clients:
@@ -369,16 +213,17 @@ class Service:
         self._selector.register(connection.socket, selectors.EVENT_READ, read)
         read()  # mostly it is all there
 
-    def _read(self, connection: _Connection) -> None:
+    def _read(self, connection: Connection) -> None:
         try:
             data = connection.receive()
             if data is None:
                 return
-            connection.asked = (
-                self._count()
-                if data == STATUS_PROTOCOL
-                else parse_request(data, connection.arrived, self._handlers.deadline_s)
-            )
+            asked: Request | Counters
+            if data == STATUS_PROTOCOL:
+                asked = self._count()
+            else:
+                asked = parse_request(data, connection.arrived, self._handlers.deadline_s)
+                connection.ends = asked.ends
         except EOFError:
             self._counters.unfinished += 1
             self._drop(connection)
@@ -387,14 +232,14 @@ class Service:
             self._drop(connection)
         else:
             self._stop_reading(connection)
-            self._hand_over(connection)
+            self._hand_over(connection, asked)
 
-    def _stop_reading(self, connection: _Connection) -> None:
+    def _stop_reading(self, connection: Connection) -> None:
         if connection in self._reading:
             del self._reading[connection]
             self._selector.unregister(connection.socket)
 
-    def _drop(self, connection: _Connection) -> None:
+    def _drop(self, connection: Connection) -> None:
         self._stop_reading(connection)
         connection.socket.close()
         self._held.discard(connection)
@@ -411,30 +256,38 @@ class Service:
 
     # -- workers ---------------------------------------------------------------------------------
 
-    def _hand_over(self, connection: _Connection) -> None:
-        busy = len(self._held) - len(self._reading)  # counts this one
-        if busy > len(self._threads) and len(self._threads) < self._limits.threads:
+    def _hand_over(self, connection: Connection, asked: Request | Counters) -> None:
+        self._jobs.put((connection, asked))
+        self._staff()
+
+    def _staff(self) -> None:
+        """Start threads while there is more to do than there are."""
+        busy = len(self._held) - len(self._reading)
+        while len(self._threads) < min(busy, self._limits.threads):
             thread = threading.Thread(target=self._work, name="lookup", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # the system gives no more; those we have must do
+                if not self._threads:
+                    raise
+                return
             self._threads.add(thread)
-            thread.start()
-        self._jobs.put(connection)
 
     def _work(self) -> None:
-        while (connection := self._jobs.get()) is not None:
+        while (job := self._jobs.get()) is not None:
+            connection, asked = job
             outcome = _Outcome.FAILED
             try:
-                outcome = self._respond(connection)
+                outcome = self._respond(connection, asked)
             finally:  # an error of our own ends the thread and is shown by threading.excepthook
-                connection.socket.close()
                 self._done.append((connection, outcome, threading.current_thread()))
                 with contextlib.suppress(OSError):
                     self._wake.send(b"\0")
 
-    def _respond(self, connection: _Connection) -> "_Outcome":
-        handlers, asked = self._handlers, connection.asked
-        if not isinstance(asked, Request):
-            reply = Reply((json.dumps(handlers.status(asked or Counters())),))
-            outcome = _Outcome.STATUS
+    def _respond(self, connection: Connection, asked: Request | Counters) -> "_Outcome":
+        handlers = self._handlers
+        if isinstance(asked, Counters):
+            reply, outcome = Reply((json.dumps(handlers.status(asked)),)), _Outcome.STATUS
         elif time.monotonic() >= asked.ends:
             reply, outcome = _OVERLOADED, _Outcome.OVERLOADED
         else:
@@ -453,6 +306,7 @@ class Service:
             elif outcome is _Outcome.FAILED:
                 self._counters.failed += 1
                 self._threads.discard(thread)
+        self._staff()
 
     # -- signals and the end ---------------------------------------------------------------------
 

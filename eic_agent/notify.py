@@ -1,4 +1,4 @@
-"""What systemd passes to a service and wants to hear from it: sd_listen_fds(3), sd_notify(3)."""
+"""What systemd wants to hear from a service: sd_notify(3)."""
 
 import contextlib
 import os
@@ -6,42 +6,7 @@ import socket
 import time
 from collections.abc import MutableMapping
 
-from eic_agent.errors import EicAgentError
-
-_FIRST_FD = 3
 _SEND_TIMEOUT_S = 1.0
-
-
-class NoSocket(EicAgentError):
-    """There is no socket to serve on; the text says what would be."""
-
-
-def inherited_listener(environ: MutableMapping[str, str]) -> socket.socket | None:
-    """Take the one listening unix socket that systemd passes, or None where it passes nothing.
-
-    Removes the variables, so that no child takes them for its own. Raises NoSocket where something
-    else was passed.
-    """
-    pid, count = environ.pop("LISTEN_PID", None), environ.pop("LISTEN_FDS", None)
-    environ.pop("LISTEN_FDNAMES", None)
-    if pid is None or count is None or pid != str(os.getpid()):
-        return None
-    if count != "1":
-        raise NoSocket(
-            f"systemd passed {count} sockets, and one was expected: see its .socket unit"
-        )
-    try:
-        listener = socket.socket(fileno=_FIRST_FD)
-    except OSError as error:
-        raise NoSocket(f"file descriptor {_FIRST_FD} is no socket: {error.strerror}") from error
-    os.set_inheritable(_FIRST_FD, False)
-    listens = listener.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
-    if (listener.family, listener.type, listens) != (socket.AF_UNIX, socket.SOCK_STREAM, 1):
-        listener.close()
-        raise NoSocket(
-            "systemd passed a socket that is no listening unix stream: ListenStream=PATH"
-        )
-    return listener
 
 
 class Notifier:

@@ -1,0 +1,1 @@
+"""The service with its real sockets, threads and signals, in processes of its own."""
