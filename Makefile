@@ -3,9 +3,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Debian and Ubuntu have venv in a package of its own.
+INSTALL_VENV = { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y python3-venv; } \
+	|| { echo "no module venv here; as root: apt-get install python3-venv" >&2; exit 1; }
+
 .PHONY: check test unit demo sandbox bench lock deb rpm clean
 
 $(VENV)/.ready: pyproject.toml
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(INSTALL_VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
@@ -26,6 +31,9 @@ unit: $(VENV)/.ready
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest
+
+demo: $(VENV)/.ready
+	@$(BIN)/python -m tests.sandbox.demo
 
 sandbox: $(VENV)/.ready
 	@$(BIN)/python -m tests.sandbox

@@ -1,0 +1,1 @@
+"""Logins through a real sshd."""

@@ -7,7 +7,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from tests.sandbox.errors import SandboxError
+from tests.sandbox.programs import SandboxError
 from tests.sandbox.sandbox import running_sandbox
 
 

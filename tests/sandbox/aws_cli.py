@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from tests.sandbox.errors import SandboxError
+from tests.sandbox.programs import SandboxError
 
 
 def send_ssh_public_key_command(instance_id: str, os_user: str, public_key: Path) -> list[str]:

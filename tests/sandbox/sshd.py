@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 
 import eic_agent
-from tests.sandbox.errors import SandboxError, find_program
+from tests.sandbox.programs import SandboxError, find_program
 
 CLIENT = Path(eic_agent.__file__).with_name("client.py")
 START_TIMEOUT_S = 30.0
@@ -49,7 +49,8 @@ class Sshd:
         self.log = directory / "sshd.log"
         self.agent = directory / "eic-agent"
         self.agent_log = directory / "agent.log"
-        self._agent_config = agent_config
+        self.agent_command = [sys.executable, "-I", "-m", "eic_agent"]
+        self.agent_command += ["--config", str(agent_config)]
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Sshd":
@@ -120,9 +121,8 @@ class Sshd:
         """
         self.agent_log.touch()
         self.agent_log.chmod(0o666)
-        words = [sys.executable, "-I", "-m", "eic_agent", "--config", str(self._agent_config)]
         log = shlex.quote(str(self.agent_log))
-        self.agent.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@" 2>>{log}\n')
+        self.agent.write_text(f'#!/bin/sh\nexec {shlex.join(self.agent_command)} "$@" 2>>{log}\n')
         self.agent.chmod(0o755)
 
     def _make_host_key(self) -> None:
@@ -185,18 +185,19 @@ Subsystem sftp internal-sftp
         """Return nobody where sshd can become nobody and nobody can run the agent, else us."""
         if os.geteuid() != 0:
             return self.user
-        command = [sys.executable, "-I", "-c", "import eic_agent.cli"]
+        command = [str(self.agent), "config", "check"]
         try:
             trial = subprocess.run(
                 command,
                 user="nobody",
                 extra_groups=[],
                 cwd="/",
-                stderr=subprocess.DEVNULL,
+                capture_output=True,
                 check=False,
             )
         except (PermissionError, LookupError):
             return self.user
+        self.agent_log.write_text("")
         return "nobody" if trial.returncode == 0 else self.user
 
 
