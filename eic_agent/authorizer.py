@@ -86,8 +86,10 @@ class Authorizer:
         journal: Journal,
         clock: Callable[[], float],
         workers: ThreadPoolExecutor,
+        counters: Counters,
     ) -> None:
-        self._metadata = metadata
+        """`counters` may have counted before, under another configuration."""
+        self.metadata = metadata
         self._rules = rules
         self._journal = journal
         self._clock = clock
@@ -95,7 +97,7 @@ class Authorizer:
         self._key_flights: Flights[bytes | None] = Flights(workers)
         self._lock = threading.Lock()
         self.signers = Signers(metadata, rules.trust, clock, workers, rules.deadline_s)
-        self.counters = Counters()
+        self.counters = counters
 
     def lookup(self, question: Question, deadline: Deadline, trace: Trace = untraced) -> Answer:
         """Decide which keys sshd may be told of; `record` the answer once it was delivered."""
@@ -152,7 +154,7 @@ class Authorizer:
             trace(3, "ok", instance=known, source="checked before")
             return known
         hardware = read_hardware(self._rules.sysfs_root)
-        claimed = self._metadata.instance_id(deadline) if hardware is not None else ""
+        claimed = self.metadata.instance_id(deadline) if hardware is not None else ""
         trace(3, "compares", metadata=claimed, hardware=hardware)
         checked = check_instance_id(claimed, hardware)
         with self._lock:
@@ -162,7 +164,7 @@ class Authorizer:
 
     def _active_keys(self, user: str, deadline: Deadline) -> bytes | None:
         def fetch() -> bytes | None:
-            return self._metadata.active_keys(user, Deadline.after(self._rules.deadline_s))
+            return self.metadata.active_keys(user, Deadline.after(self._rules.deadline_s))
 
         return self._key_flights.get(f"keys of {user}", fetch, deadline.remaining())
 
@@ -249,7 +251,7 @@ class Authorizer:
 
     def _with_clock(self, refusal: Refusal) -> Refusal:
         """Add to a refusal about time how far this machine's clock is from metadata's."""
-        offset = self._metadata.clock_offset_s
+        offset = self.metadata.clock_offset_s
         if refusal.reason not in (Reason.EXPIRED, Reason.EXPIRES_TOO_LATE) or offset is None:
             return refusal
         side = "ahead of" if offset >= 0 else "behind"

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 import warnings
@@ -12,12 +13,20 @@ from pathlib import Path
 
 from cryptography.utils import CryptographyDeprecationWarning
 
-from eic_agent import __version__, config
-from eic_agent.authorizer import Authorizer, Question, Rules
+from eic_agent import __version__, client, config, status
+from eic_agent.agent import Agent, without_configuration
+from eic_agent.authorizer import Authorizer, Counters, Question, Rules
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.explain import explain
 from eic_agent.imds import Deadline, MetadataClient
 from eic_agent.journal import Journal, escape, open_journal
+from eic_agent.listener import Listener, NoSocket
+from eic_agent.notify import Notifier
+from eic_agent.service import Handlers, Service
+from eic_agent.users import user_id
+
+# Metadata requests of the resident agent at a time; each takes a second at most.
+_FETCHERS = 32
 
 _UNDECIDED_HINTS = {
     Reason.METADATA_UNAVAILABLE: "see whether the instance's metadata service is enabled "
@@ -44,7 +53,7 @@ def _protect_user(argv: list[str]) -> list[str]:
         return argv
     at = argv.index("authorized-keys") + 1
     options, rest = argv[:at], argv[at:]
-    if rest in (["-h"], ["--help"]):
+    if rest in (["-h"], ["--help"]) or (rest[:1] == ["--deadline-s"] and rest[2:3] == ["--"]):
         return argv
     if len(rest) > 2 and rest[-2] == "--deadline-s":
         options, rest = [*options, *rest[-2:]], rest[:-2]
@@ -70,6 +79,19 @@ def _parser() -> argparse.ArgumentParser:
     _add_question(command)
     command.add_argument("--deadline-s", type=float, metavar="S", help="seconds that are left")
     command.set_defaults(run=_authorized_keys)
+
+    command = commands.add_parser("serve", help="answer lookups on a socket until idle")
+    command.add_argument(
+        "--socket", type=Path, metavar="PATH", help="listen here (default: on systemd's socket)"
+    )
+    command.set_defaults(run=_serve)
+
+    command = commands.add_parser("status", help="show the counters of the running agent")
+    command.add_argument("--socket", type=Path, metavar="PATH", default=Path(client.SOCKET))
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="the same as data")
+    form.add_argument("--openmetrics", action="store_true", help="the same for a scraper")
+    command.set_defaults(run=_status)
 
     command = commands.add_parser("explain", help="show every step of a lookup, deciding nothing")
     _add_question(command)
@@ -102,15 +124,22 @@ def _load(args: argparse.Namespace) -> config.Loaded:
 
 
 def _question(args: argparse.Namespace) -> Question:
-    return Question(args.user, args.fingerprint or None)
+    """Say what is asked, and by which sshd: the client's parent where the client runs us."""
+    told = os.environ.get("EIC_SSHD_PID", "")
+    sshd_pid = int(told) if told.isascii() and told.isdigit() else os.getppid()
+    return Question(args.user, args.fingerprint or None, sshd_pid)
 
 
 def _build_authorizer(
-    settings: config.Config, journal: Journal, deadline_s: float, workers: ThreadPoolExecutor
+    settings: config.Config,
+    journal: Journal,
+    deadline_s: float,
+    workers: ThreadPoolExecutor,
+    counters: Counters,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
-    return Authorizer(metadata, rules, journal, time.time, workers)
+    return Authorizer(metadata, rules, journal, time.time, workers, counters)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -129,7 +158,7 @@ def _authorized_keys(args: argparse.Namespace) -> int:
     with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
         if loaded.warnings:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
-        authorizer = _build_authorizer(settings, journal, deadline.remaining(), workers)
+        authorizer = _build_authorizer(settings, journal, deadline.remaining(), workers, Counters())
         answer = authorizer.lookup(question, deadline)
         delivered = _print_lines(answer.lines)
         authorizer.record(question, answer, delivered=delivered)
@@ -156,6 +185,56 @@ def _undecided(reason: Reason, detail: str) -> int:
     return 1
 
 
+def _serve(args: argparse.Namespace) -> int:
+    """Be the resident agent until SIGTERM or idle; an invalid configuration does not end it."""
+    try:
+        listener = Listener.at(args.socket) if args.socket else Listener.inherited(os.environ)
+    except NoSocket as error:
+        print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
+        return 1
+    started, counters = time.monotonic(), Counters()
+    with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
+
+        def load() -> Handlers:
+            loaded = _load(args)
+            settings = loaded.config
+            journal.set_level(settings.log.level)
+            problems = list(loaded.warnings)
+            clients = {name: user_id(name) for name in settings.agent.clients}
+            problems += [
+                f"agent.clients: no user {n!r}" for n, uid in clients.items() if uid is None
+            ]
+            if problems:
+                journal.problem(Reason.INVALID_CONFIG, "\n".join(problems))
+            deadline_s = settings.imds.deadline_s
+            authorizer = _build_authorizer(settings, journal, deadline_s, workers, counters)
+            agent = Agent(authorizer, journal, time.time, started)
+            uids = frozenset(uid for uid in clients.values() if uid is not None)
+            return Handlers(
+                agent.answer, agent.status, uids, deadline_s, settings.agent.idle_exit_s
+            )
+
+        try:
+            handlers = load()
+        except ConfigError as error:
+            handlers = without_configuration(error, journal)
+        Service(listener, load, handlers, journal, Notifier(os.environ)).run()
+    return 0
+
+
+def _status(args: argparse.Namespace) -> int:
+    try:
+        found = status.ask(args.socket)
+    except status.NotRunning as error:
+        print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
+        return 1
+    if args.json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(status.openmetrics(found) if args.openmetrics else status.text(found), end="")
+    return 0
+
+
 def _explain(args: argparse.Namespace) -> int:
     try:
         settings = _load(args).config
@@ -163,7 +242,7 @@ def _explain(args: argparse.Namespace) -> int:
         return _undecided(Reason.INVALID_CONFIG, str(error))
     deadline_s = settings.imds.deadline_s
     with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
-        authorizer = _build_authorizer(settings, journal, deadline_s, workers)
+        authorizer = _build_authorizer(settings, journal, deadline_s, workers, Counters())
         explanation = explain(authorizer, _question(args), Deadline.after(deadline_s))
     print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
     return 0 if explanation.answer.lines else 1

@@ -119,6 +119,10 @@ class Journal:
         """Entries that could not be written since the journal was opened."""
         return self._output.lost
 
+    def set_level(self, level: str) -> None:
+        """Change the level, as a configuration that was read again may want."""
+        self._log = _logger(self._output, LEVELS[level])
+
     def decision(self, decision: Decision) -> None:
         """Write the one entry for a decision about a key: granted at info, refused at notice."""
         granted = decision.granted

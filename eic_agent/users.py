@@ -27,6 +27,14 @@ def group_names(user: str) -> frozenset[str]:
     return frozenset(name for gid in gids if (name := _group_name(gid)) is not None)
 
 
+def user_id(user: str) -> int | None:
+    """Give the numeric id of a user; None for one who does not exist."""
+    try:
+        return pwd.getpwnam(user).pw_uid
+    except (KeyError, ValueError):
+        return None
+
+
 def _group_name(gid: int) -> str | None:
     try:
         return grp.getgrgid(gid).gr_name

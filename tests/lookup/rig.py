@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eic_agent.authorizer import Answer, Authorizer, Question, Rules
+from eic_agent.authorizer import Answer, Authorizer, Counters, Question, Rules
 from eic_agent.errors import Reason
 from eic_agent.imds import Deadline, MetadataClient
 from eic_agent.journal import Decision, open_journal
@@ -39,7 +39,9 @@ class Rig:
         """Start an agent that knows nothing yet."""
         metadata = MetadataClient(imds.pop("endpoint", self.url), **{"timeout_s": 5.0, **imds})
         self._agents.append(metadata)
-        return Authorizer(metadata, self.rules, open_journal(), lambda: self.now, self.workers)
+        return Authorizer(
+            metadata, self.rules, open_journal(), lambda: self.now, self.workers, Counters()
+        )
 
     def ask(
         self, user: str = "alice", key: SSHKey | None = None, agent: Authorizer | None = None

@@ -1,0 +1,88 @@
+"""The resident agent: an authorizer behind the service, and what it tells about itself."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from eic_agent import __version__, client
+from eic_agent.authorizer import Authorizer, Question
+from eic_agent.connection import Reply, Request
+from eic_agent.errors import ConfigError, Reason
+from eic_agent.imds import Deadline
+from eic_agent.journal import Journal
+from eic_agent.service import Counters, Handlers
+
+# With a configuration that is invalid the agent leaves soon, so that the next lookup reads it anew.
+_INVALID_IDLE_EXIT_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One configuration's lookups, for as long as this configuration holds."""
+
+    authorizer: Authorizer
+    journal: Journal
+    clock: Callable[[], float]
+    started: float  # monotonic
+
+    def answer(self, request: Request) -> Reply:
+        """Answer one lookup, and journal it once the answer is with the client."""
+        question = Question(request.user, request.fingerprint, request.sshd_pid)
+        answer = self.authorizer.lookup(question, Deadline(request.ends))
+
+        def sent(delivered: bool) -> None:
+            self.authorizer.record(question, answer, delivered=delivered)
+
+        if answer.undecided is not None:
+            return Reply((f"{answer.undecided.value}: {answer.detail}",), decided=False, sent=sent)
+        return Reply(answer.lines, sent=sent)
+
+    def status(self, service: Counters) -> Mapping[str, object]:
+        """Say for `eic-agent status` what happened since the start; times in seconds."""
+        counters = self.authorizer.counters
+        signer = self.authorizer.signers.cached()
+        latencies = sorted(counters.latencies_s.copy())
+        return {
+            "version": __version__,
+            "uptime_s": round(time.monotonic() - self.started, 3),
+            "lookups": counters.lookups,
+            "granted": counters.granted,
+            "refused": dict(counters.refused),
+            "undecided": dict(counters.undecided),
+            "fallbacks": service.fallbacks,
+            "overloaded": service.overloaded,
+            "metadata_requests": self.authorizer.metadata.requests_sent,
+            "latency_s": {
+                str(percent): latencies[len(latencies) * percent // 100] if latencies else None
+                for percent in (50, 90, 99)
+            },
+            "signer": signer
+            and {"name": signer.name, "holds_s": round(signer.valid_until - self.clock(), 3)},
+            "signer_fetches": self.authorizer.signers.fetches,
+            "journal_entries_lost": self.journal.lost,
+            "service": dataclasses.asdict(service),
+        }
+
+
+def without_configuration(error: ConfigError, journal: Journal) -> Handlers:
+    """Answer every lookup that the configuration is invalid, and leave soon.
+
+    The next lookup starts the agent anew, with whatever the configuration is then.
+    """
+    detail = str(error)
+    journal.problem(Reason.INVALID_CONFIG, detail)
+    line = f"{Reason.INVALID_CONFIG.value}: {'; '.join(detail.splitlines())}"
+
+    def answer(request: Request) -> Reply:
+        journal.problem(Reason.INVALID_CONFIG, detail, user=request.user)
+        return Reply((line,), decided=False)
+
+    def status(service: Counters) -> Mapping[str, object]:
+        return {
+            "version": __version__,
+            "invalid_config": detail,
+            "service": dataclasses.asdict(service),
+        }
+
+    return Handlers(answer, status, frozenset(), client.DEADLINE_S, _INVALID_IDLE_EXIT_S)
