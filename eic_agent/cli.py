@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import signal
 import sys
 import time
 import warnings
@@ -187,6 +188,7 @@ def _undecided(reason: Reason, detail: str) -> int:
 
 def _serve(args: argparse.Namespace) -> int:
     """Be the resident agent until SIGTERM or idle; an invalid configuration does not end it."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # what it asks for is about to be done
     try:
         listener = Listener.at(args.socket) if args.socket else Listener.inherited(os.environ)
     except NoSocket as error:
@@ -205,7 +207,7 @@ def _serve(args: argparse.Namespace) -> int:
                 f"agent.clients: no user {n!r}" for n, uid in clients.items() if uid is None
             ]
             if problems:
-                journal.problem(Reason.INVALID_CONFIG, "\n".join(problems))
+                journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
             deadline_s = settings.imds.deadline_s
             authorizer = _build_authorizer(settings, journal, deadline_s, workers, counters)
             agent = Agent(authorizer, journal, time.time, started)

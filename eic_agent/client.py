@@ -72,7 +72,7 @@ def answer(options: "dict[str, str]", names: "list[str]", sshd: int, ends: float
     try:
         verdict, payload = ask(options["--socket"], names[0], "".join(names[1:]), sshd, ends)
     except (OSError, ValueError):
-        return fallback("become_agent", options["--agent"], names, sshd, ends)
+        return fallback("become_agent", options, names, sshd, ends)
     try:
         while payload:
             payload = payload[posix.write(1 if verdict == DECIDED else 2, payload) :]

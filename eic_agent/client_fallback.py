@@ -5,6 +5,7 @@ on Python 3.6 and later, imports nothing of the package and little else.
 """
 
 import _signal  # type: ignore[import-not-found] # signal itself would load enum, re and more
+import _socket
 import posix
 import select
 from time import monotonic
@@ -17,6 +18,7 @@ USAGE = (
     "usage: eic-authorized-keys [--socket PATH] [--agent PATH] "
     "USER [FINGERPRINT] [--chain CMD ARG...]"
 )
+FELL_BACK = b"EIC1-FELL-BACK"  # as service.py expects it: the whole of a request
 OUTPUT_LIMIT = 1 << 20  # bytes taken from one command, in whole lines
 LAST_WORD_S = 0.2  # beside a chained command, our own lookup ends this much before the deadline
 STOPPING = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
@@ -38,9 +40,22 @@ def write(descriptor: int, data: bytes) -> None:
         pass
 
 
-def become_agent(agent: str, names: "list[str]", sshd: int, ends: float) -> int:
+def tell(path: str) -> None:
+    """Let the agent count that it was not heard, if it has a socket; waits for nothing."""
+    try:
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
+        connection.setblocking(False)
+        connection.connect(path)
+        connection.send(len(FELL_BACK).to_bytes(2, "big") + FELL_BACK)
+        connection.close()
+    except OSError:
+        pass
+
+
+def become_agent(options: "dict[str, str]", names: "list[str]", sshd: int, ends: float) -> int:
     """Become the agent's lookup in one process; return an exit status where that cannot be."""
-    left = ends - monotonic()
+    tell(options["--socket"])
+    agent, left = options["--agent"], ends - monotonic()
     if left <= 0:
         return complain("no answer in time; see what hinders it with: systemctl status eic-agent")
     lookup = [*names, "--deadline-s", f"{left:.3f}"]

@@ -8,11 +8,14 @@ import math
 import os
 import socket
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from eic_agent import client
 
-STATUS_PROTOCOL = b"EIC1-STATUS"  # a request for the status, the only field; the answer is JSON
+# Requests of one field: for the status, answered in JSON; and the news that a client fell back.
+STATUS_PROTOCOL = b"EIC1-STATUS"
+FELL_BACK_PROTOCOL = b"EIC1-FELL-BACK"
 
 _PEER_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 _REQUEST_LENGTH = struct.Struct(">H")
@@ -36,6 +39,7 @@ class Reply:
 
     lines: tuple[str, ...]
     decided: bool = True
+    sent: Callable[[bool], None] | None = None  # told whether the client took it
 
 
 class Connection:
@@ -83,13 +87,16 @@ class Connection:
             raise ValueError("request too long")
         return self.received[_REQUEST_LENGTH.size :] if rest == 0 else None
 
-    def send(self, reply: Reply, within_s: float) -> None:
-        """Send a reply, if the peer takes it in time."""
+    def send(self, reply: Reply, within_s: float) -> bool:
+        """Send a reply; false where the peer has gone, or does not take it in time."""
         payload = "".join(f"{line}\n" for line in reply.lines).encode("utf-8", "backslashreplace")
         verdict = client.DECIDED if reply.decided else client.UNDECIDED
         self.socket.settimeout(within_s)
-        with contextlib.suppress(OSError):  # the peer has gone, or does not read
+        try:
             self.socket.sendall(verdict + _REPLY_LENGTH.pack(len(payload)) + payload)
+        except OSError:
+            return False
+        return True
 
 
 def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:

@@ -142,12 +142,15 @@ class Journal:
             sshd_pid=decision.sshd_pid,
         )
 
-    def problem(self, reason: Reason, detail: str, **fields: str) -> None:
+    def problem(self, reason: Reason, detail: str, *, always: bool = False, **fields: str) -> None:
         """Write why nothing could be decided, as a warning; each of `fields` becomes EIC_<NAME>.
 
-        Of one reason, one entry in ten seconds is written; the next one, or `close`, says how many
-        were held back. Lines of `detail` are joined to one.
+        Of one reason, one entry in ten seconds is written unless it is `always` to be; the next
+        one, or `close`, says how many were held back. Lines of `detail` are joined to one.
         """
+        if always:
+            self._write_problem(reason, detail, 0, fields)
+            return
         with self._lock:
             now = self._clock()
             repeats = self._repeats.get(reason)

@@ -27,7 +27,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from eic_agent.connection import STATUS_PROTOCOL, Connection, Reply, Request, parse_request
+from eic_agent.connection import (
+    FELL_BACK_PROTOCOL,
+    STATUS_PROTOCOL,
+    Connection,
+    Reply,
+    Request,
+    parse_request,
+)
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal import Journal
 from eic_agent.listener import Listener
@@ -59,6 +66,7 @@ class Counters:
     malformed: int = 0  # requests that are none
     unfinished: int = 0  # requests that did not come whole, in a second
     overloaded: int = 0
+    fallbacks: int = 0  # lookups that clients told us they made without us
     failed: int = 0  # lookups that ended in an error of the agent's own
     reloads: int = 0
     connections: int = 0
@@ -219,6 +227,10 @@ class Service:
             if data is None:
                 return
             asked: Request | Counters
+            if data == FELL_BACK_PROTOCOL:
+                self._counters.fallbacks += 1
+                self._drop(connection)
+                return
             if data == STATUS_PROTOCOL:
                 asked = self._count()
             else:
@@ -292,7 +304,9 @@ class Service:
             reply, outcome = _OVERLOADED, _Outcome.OVERLOADED
         else:
             reply, outcome = handlers.answer(asked), _Outcome.ANSWERED
-        connection.send(reply, self._limits.answer_s)
+        delivered = connection.send(reply, self._limits.answer_s)
+        if reply.sent is not None:
+            reply.sent(delivered)
         return outcome
 
     def _settle(self) -> None:
@@ -325,7 +339,9 @@ class Service:
             self._handlers = self._load()
         except ConfigError as error:
             self._journal.problem(
-                Reason.INVALID_CONFIG, f"{error}\nwhat was configured before stays in force"
+                Reason.INVALID_CONFIG,
+                f"{error}\nwhat was configured before stays in force",
+                always=True,
             )
         else:
             self._counters.reloads += 1
