@@ -14,7 +14,7 @@ from pathlib import Path
 
 from cryptography.utils import CryptographyDeprecationWarning
 
-from eic_agent import __version__, client, config, status
+from eic_agent import __version__, client, config, sshd, status
 from eic_agent.agent import Agent, without_configuration
 from eic_agent.authorizer import Authorizer, Counters, Question, Rules
 from eic_agent.errors import ConfigError, Reason
@@ -98,6 +98,31 @@ def _parser() -> argparse.ArgumentParser:
     _add_question(command)
     command.add_argument("--json", action="store_true", help="the same as data")
     command.set_defaults(run=_explain)
+
+    command = commands.add_parser("sshd", help="the wiring in sshd's configuration")
+    actions = command.add_subparsers(required=True, metavar="ACTION")
+    action = actions.add_parser("status", help="say whom sshd asks, and what is in the way")
+    action.add_argument("--json", action="store_true", help="the same as data")
+    action.set_defaults(run=_sshd_status)
+    action = actions.add_parser("enable", help="make sshd ask eic-agent")
+    action.add_argument(
+        "--edit-main-file",
+        action="store_true",
+        help="where sshd reads no drop-in first, include ours from a block in its main file",
+    )
+    action.add_argument(
+        "--unless-disabled",
+        action="store_true",
+        help="not where an administrator disabled it (for package scripts)",
+    )
+    action.set_defaults(run=_sshd_enable)
+    action = actions.add_parser("disable", help="undo that, byte for byte")
+    action.add_argument(
+        "--for-removal",
+        action="store_true",
+        help="without a mark for later installations (for package scripts)",
+    )
+    action.set_defaults(run=_sshd_disable)
 
     command = commands.add_parser("config", help="check or show the configuration")
     actions = command.add_subparsers(required=True, metavar="ACTION")
@@ -248,6 +273,31 @@ def _explain(args: argparse.Namespace) -> int:
         explanation = explain(authorizer, _question(args), Deadline.after(deadline_s))
     print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
     return 0 if explanation.answer.lines else 1
+
+
+def _sshd_status(args: argparse.Namespace) -> int:
+    report = sshd.status(sshd.System())
+    print(json.dumps(sshd.as_data(report), indent=2) if args.json else sshd.report_text(report))
+    return report.exit_status
+
+
+def _sshd_enable(args: argparse.Namespace) -> int:
+    return _sshd_changed(
+        sshd.enable(
+            sshd.System(),
+            edit_main_file=args.edit_main_file,
+            unless_disabled=args.unless_disabled,
+        )
+    )
+
+
+def _sshd_disable(args: argparse.Namespace) -> int:
+    return _sshd_changed(sshd.disable(sshd.System(), by_admin=not args.for_removal))
+
+
+def _sshd_changed(outcome: sshd.Outcome) -> int:
+    print(sshd.outcome_text(outcome), file=sys.stdout if outcome.ok else sys.stderr)
+    return outcome.exit_status
 
 
 def _config_check(args: argparse.Namespace) -> int:
