@@ -16,7 +16,7 @@ import re
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
@@ -67,6 +67,8 @@ _URL = re.compile(
 )
 _STAPLE_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._-]{1,128}", re.ASCII)
 _IMF_FIXDATE = re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII)  # RFC 9110 5.6.7
+# Failures that take less, such as a refused connection, need not be spared anybody.
+_SLOW_S = 0.1
 # Connections kept alive to one endpoint; more may be open at a time.
 _KEPT_CONNECTIONS = 32
 
@@ -125,7 +127,8 @@ def endpoint_urls(endpoint: str) -> tuple[str, ...]:
 class MetadataClient:
     """Asks the metadata service; safe to use from many threads.
 
-    Every call raises MetadataUnavailable where it has no document by `deadline`.
+    Every call raises MetadataUnavailable where it has no document by `deadline`; at once, where
+    others have just learned that the service is unreachable (`Outage`).
     """
 
     def __init__(
@@ -142,6 +145,7 @@ class MetadataClient:
         self._services = tuple(_Service(url, self._count) for url in endpoint_urls(endpoint))
         self._answering: _Service | None = None
         self._tokens = _Tokens(self._fetch_token, monotonic)
+        self._outage = Outage(5 * timeout_s, monotonic)
         self._lock = threading.Lock()
         self._requests_sent = 0
         self._last_date: tuple[str, float] | None = None
@@ -238,14 +242,15 @@ class MetadataClient:
         return _text(_existing(self._get(path, _MAX_TEXT, deadline), path), path)
 
     def _get(self, path: str, cap: int, deadline: Deadline) -> bytes | None:
-        """Give a document, None for a 404; a token that is refused is renewed once."""
-        token = self._tokens.get(deadline)
-        answer = self._ask("GET", path, {_TOKEN_HEADER: token}, cap, deadline)
-        if answer.status == 401:
-            self._tokens.drop(token)
+        """Give a document, None for a 404; a token that is refused (401) is renewed once."""
+        with self._outage.attempt(deadline):
             token = self._tokens.get(deadline)
             answer = self._ask("GET", path, {_TOKEN_HEADER: token}, cap, deadline)
-        return None if answer.status == 404 else answer.document()
+            if answer.status == 401:
+                self._tokens.drop(token)
+                token = self._tokens.get(deadline)
+                answer = self._ask("GET", path, {_TOKEN_HEADER: token}, cap, deadline)
+            return None if answer.status == 404 else answer.document()
 
     def _fetch_token(self) -> str:
         # Bounded by itself, not by a caller's deadline: others wait for it too.
@@ -299,6 +304,71 @@ def _segment(name: str) -> str:
     """Percent-encode a name as one segment of a path, so that it cannot be another."""
     segment = quote(name.encode("utf-8", "surrogatepass"), safe="@$")
     return segment if segment.strip(".") else segment.replace(".", "%2E")
+
+
+class Outage:
+    """Makes calls fail at once while the service is unreachable, but for one probe at a time.
+
+    It begins with a call that ends in MetadataUnreachable, and ends with the first answer of any
+    kind or `window_s` after the last failure. The first probe may leave at once, since one packet
+    lost is no outage; one that fails is followed by a pause as long as it took to fail, if that
+    was long enough for anybody to mind.
+    """
+
+    def __init__(self, window_s: float, monotonic: Callable[[], float]) -> None:
+        self._window_s = window_s
+        self._monotonic = monotonic
+        self._lock = threading.Lock()
+        self._answered_at = float("-inf")
+        self._failed_at: float | None = None
+        self._pause_s = 0.0
+        self._probing = False
+
+    @contextlib.contextmanager
+    def attempt(self, deadline: Deadline) -> Iterator[None]:
+        """Hold what calls the service. Raises MetadataUnavailable instead where it may not."""
+        begun = self._monotonic()
+        is_probe = self._admit(begun)
+        try:
+            yield
+        except MetadataUnavailable as error:
+            # A caller in a hurry learns nothing about the service.
+            if deadline.remaining():
+                self._learn(begun, answered=not isinstance(error, MetadataUnreachable))
+            raise
+        else:
+            self._learn(begun, answered=True)
+        finally:
+            if is_probe:
+                with self._lock:
+                    self._probing = False
+
+    def _admit(self, now: float) -> bool:
+        """Tell whether this call is the probe; where there is no outage, none is."""
+        with self._lock:
+            if self._failed_at is None or now - self._failed_at >= self._window_s:
+                self._failed_at = None
+                return False
+            since_s = now - self._failed_at
+            if self._probing or since_s < self._pause_s:
+                raise MetadataUnavailable(
+                    f"the metadata service was unreachable {since_s:.1f} s ago; not asked again yet"
+                )
+            self._probing = True
+            return True
+
+    def _learn(self, begun: float, *, answered: bool) -> None:
+        with self._lock:
+            now = self._monotonic()
+            if answered:
+                self._answered_at, self._failed_at = now, None
+            elif begun >= self._answered_at:  # nobody has been answered since this call began
+                if self._failed_at is None:
+                    self._pause_s = 0.0
+                elif begun >= self._failed_at:  # else the two failed side by side
+                    took_s = now - begun
+                    self._pause_s = took_s if took_s >= _SLOW_S else 0.0
+                self._failed_at = now
 
 
 class _Tokens:
