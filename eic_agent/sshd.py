@@ -11,7 +11,7 @@ first, and only when asked to, a delimited block at the top of the main file inc
    us, as planned.
 4. Write: each file atomically, the drop-in last (first, when it goes), so that sshd's configuration
    changes in one moment. sshd is asked once more; whatever fails, every file is put back.
-5. Reload the sshd that systemd runs. Nothing is ever restarted.
+5. Reload the sshd that systemd runs. Nothing that listens is ever restarted.
 
 Doing it twice is doing it once. Maintainer scripts call `enable(unless_disabled=True)` after every
 installation and upgrade, and `disable(by_admin=False)` before a removal, not before an upgrade.
@@ -25,7 +25,7 @@ from typing import Any
 
 from eic_agent.changes import Changes, content_of, locked
 from eic_agent.sshd_files import Tree, quote
-from eic_agent.sshd_launch import ProgramFailed
+from eic_agent.sshd_launch import ProgramFailed, Systemd, UnitState
 from eic_agent.sshd_plan import Prepared, concerns, made_folder, prepare, require_sshd
 from eic_agent.sshd_survey import (
     GENERATED,
@@ -370,16 +370,11 @@ def _reload_sshd(found: Survey, changes: Changes) -> list[str]:
     """Let running listeners know; return what was done or is left to do. Raises ProgramFailed."""
     if not (changes.touched(found.system.paths.drop_in) or changes.touched(found.main)):
         return []
-    said = []
-    systemd = found.system.paths.systemd
-    for state in systemd.states(*UNITS):
-        if state.active in ("active", "reloading"):
-            systemd.reload(state.id)
-            said.append(f"reloaded {state.id}")
-        elif state.active == "activating":
-            said.append(
-                f"{state.id} is just starting: `systemctl reload {state.id}` if it was too early"
-            )
+    said = [
+        _reload_unit(found.system.paths.systemd, state)
+        for state in found.system.paths.systemd.states(*UNITS)
+        if state.active in ("active", "reloading", "activating")
+    ]
     said += [
         f"{one.source} is an sshd that systemd does not run: "
         f"`kill -HUP {one.pid}` makes it read its configuration"
@@ -387,6 +382,30 @@ def _reload_sshd(found: Survey, changes: Changes) -> list[str]:
         if one.pid not in found.main_pids
     ]
     return said
+
+
+def _reload_unit(systemd: Systemd, state: UnitState) -> str:
+    """Let sshd's unit read its configuration; return what was done, or is left to do.
+
+    An sshd that has its sockets from systemd does not survive a reload on Debian, where it tries to
+    bind them again. It is stopped: the socket goes on listening and starts it for the next
+    connection, and sessions go on, where the unit says KillMode=process as every distribution's.
+    """
+    sockets = [
+        socket for socket in systemd.states(*state.triggered_by) if socket.active == "active"
+    ]
+    if state.active == "activating":
+        return f"{state.id} is just starting: `systemctl reload {state.id}` if it was too early"
+    if not sockets:
+        systemd.reload(state.id)
+        return f"reloaded {state.id}"
+    if state.kill_mode != "process":
+        return (
+            f"{state.id} has its sockets from {sockets[0].id} and KillMode={state.kill_mode}: "
+            f"`systemctl stop {state.id}` makes it start anew, but may end sessions"
+        )
+    systemd.stop(state.id)
+    return f"{sockets[0].id} starts {state.id} anew for the next connection"
 
 
 def _reload_agent(system: System, changes: Changes) -> list[str]:

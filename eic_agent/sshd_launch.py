@@ -18,6 +18,7 @@ _UNITS = ("ssh.service", "sshd.service", "ssh@.service", "sshd@.service")
 _WITH_VALUE = "CEbcfghkopu"  # sshd's options that take a value
 _FLAG = re.compile(r"-(?:[46DGQRTVdeiqrt]+|[CEbcfghkopu].*)")
 _LISTENER = re.compile(r"sshd: (.*) \[listener\] \d+ of \d+-\d+ startups")
+_PROPERTIES = "Id,LoadState,ActiveState,MainPID,KillMode,TriggeredBy"
 _TIMEOUT_S = 60.0
 
 
@@ -68,7 +69,9 @@ class UnitState:
 
     id: str
     active: str
-    main_pid: int
+    main_pid: int = 0
+    kill_mode: str = ""
+    triggered_by: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,18 +99,27 @@ class Systemd:
         found: dict[str, UnitState] = {}
         for unit in units:
             try:
-                text = run([self.systemctl, "show", "-p", "Id,ActiveState,MainPID,LoadState", unit])
+                text = run([self.systemctl, "show", "-p", _PROPERTIES, unit])
             except ProgramFailed:
                 continue
             shown = dict(line.partition("=")[::2] for line in text.splitlines())
             if shown.get("LoadState") == "loaded":
-                main_pid = int(shown.get("MainPID") or 0)
-                found[shown["Id"]] = UnitState(shown["Id"], shown["ActiveState"], main_pid)
+                found[shown["Id"]] = UnitState(
+                    id=shown["Id"],
+                    active=shown["ActiveState"],
+                    main_pid=int(shown.get("MainPID") or 0),
+                    kill_mode=shown.get("KillMode", ""),
+                    triggered_by=tuple(shown.get("TriggeredBy", "").split()),
+                )
         return tuple(found.values())
 
     def reload(self, unit: str) -> None:
         """Let a running unit read its configuration again; raises ProgramFailed."""
         run([self.systemctl, "reload", unit])
+
+    def stop(self, unit: str) -> None:
+        """Stop a unit; raises ProgramFailed."""
+        run([self.systemctl, "stop", unit])
 
     def _unit_text(self, unit: str) -> str:
         if self.booted.exists():

@@ -591,6 +591,24 @@ def test_running_sshd_is_reloaded_when_something_changed_and_only_then(machine: 
     assert "restart" not in calls.read_text()
 
 
+@pytest.mark.parametrize(("kill_mode", "stops"), [("process", 1), ("control-group", 0)])
+def test_sshd_that_a_socket_started_is_left_to_the_socket(
+    machine: Machine, kill_mode: str, stops: int
+) -> None:
+    calls = booted(machine, PLAIN_START)
+    systemctl = machine.system.paths.systemd.systemctl
+    shown = (
+        f'test "$last" = ssh.socket && id=ssh.socket || echo KillMode={kill_mode}\n'
+        "  echo TriggeredBy=ssh.socket; echo Id=$id;"
+    )
+    systemctl.write_text(systemctl.read_text().replace("echo Id=$id;", shown))
+    told = machine.enable()
+    assert ("ssh.socket starts ssh.service anew for the next connection" in told) == bool(stops)
+    assert ("may end sessions" in told) == (not stops)
+    assert calls.read_text().splitlines().count("stop ssh.service") == stops
+    assert "reload ssh.service" not in calls.read_text()
+
+
 @pytest.mark.parametrize("state", ["inactive", "failed", "activating"])
 def test_sshd_that_does_not_run_is_not_reloaded(machine: Machine, state: str) -> None:
     """An idle ssh.socket among them: the sshd that it starts reads the new configuration."""

@@ -154,7 +154,10 @@ def test_units_are_asked_of_systemd_or_read_by_it_where_none_runs(
 
 
 def test_states_are_known_by_the_units_own_name(tmp_path: Path, fake_systemd: Systemd) -> None:
-    shown = "Id=ssh.service\nActiveState=active\nMainPID=812\nLoadState=loaded\n"
+    shown = (
+        "Id=ssh.service\nActiveState=active\nMainPID=812\nLoadState=loaded\n"
+        "KillMode=process\nTriggeredBy=a.socket b.socket\n"
+    )
     for unit in ("ssh.service", "sshd.service"):
         (tmp_path / f"units/{unit}.state").write_text(shown)
     (tmp_path / "units/no.service.state").write_text(
@@ -163,7 +166,9 @@ def test_states_are_known_by_the_units_own_name(tmp_path: Path, fake_systemd: Sy
     units = ("ssh.service", "sshd.service", "no.service", "unknown.service")
     assert fake_systemd.states(*units) == ()
     fake_systemd.booted.mkdir()
-    assert fake_systemd.states(*units) == (UnitState("ssh.service", "active", 812),)
+    assert fake_systemd.states(*units) == (
+        UnitState("ssh.service", "active", 812, "process", ("a.socket", "b.socket")),
+    )
 
 
 def test_a_machine_without_systemd_has_no_units(tmp_path: Path) -> None:
