@@ -155,7 +155,7 @@ def _require_no_option(found: Survey) -> None:
         if command is None or found.system.asks_us(command) or found.waits_for_restart(launch):
             continue
         if _AWS_SCRIPT in command:
-            remedy = "Remove AWS's package ec2-instance-connect, which has it so"
+            remedy = "Remove AWS's package ec2-instance-connect, which brings that option"
         elif launch.pid is None:
             remedy = (
                 "Take the option out of the unit (`systemctl edit --full`) or its environment file"
