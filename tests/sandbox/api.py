@@ -1,18 +1,11 @@
-"""The EC2 Instance Connect API: JSON 1.1 over HTTP, as the AWS CLI and SDKs speak it."""
+"""The operations of the EC2 Instance Connect API, for a caller already known by a signature."""
 
-import json
-import re
-import uuid
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from tests.sandbox.iam import OS_USER, SEND_SSH_PUBLIC_KEY, SOURCE_IP, AccessDenied, Principal
 from tests.sandbox.instance import Instance
 from tests.sandbox.model import InvalidParameter, Push, parse_push
-from tests.simulator.faults import Answer, Wait
-from tests.simulator.server import Request
-
-TARGET = "AWSEC2InstanceConnectService."
-_CREDENTIAL = re.compile(r"AWS4-HMAC-SHA256 .*Credential=([^/,\s]+)/")
 
 
 class ApiError(Exception):
@@ -25,100 +18,74 @@ class ApiError(Exception):
 
 
 @dataclass(frozen=True)
-class Principal:
-    """Who calls: the IAM principal that stands as Caller in key blocks, and its credentials."""
+class Call:
+    """One call: who makes it, from where, with what, and the id that it will be known by."""
 
-    arn: str
-    access_key_id: str
-    secret_access_key: str
+    principal: Principal
+    parameters: object
+    source_ip: str
+    request_id: str
 
 
 class InstanceConnectApi:
-    """Answers the API's operations for the given instances and principals.
+    """Answers the API's operations for the given instances."""
 
-    A principal is known by the access key id in the request's Authorization header; the signature
-    there is not checked.
-    """
-
-    def __init__(self, instances: Mapping[str, Instance], principals: Mapping[str, Principal]):
+    def __init__(self, instances: Mapping[str, Instance]) -> None:
         self._instances = instances
-        self._principals = principals
-
-    def handle(self, request: Request, wait: Wait) -> Generator[bytes, None, None]:
-        """Answer one HTTP request."""
-        request_id = str(uuid.uuid4())
-        try:
-            status, body = 200, self._call(request, request_id)
-        except ApiError as error:
-            status, body = error.status, {"__type": error.code, "Message": str(error)}
-        headers = {
-            "Content-Type": "application/x-amz-json-1.1",
-            "x-amzn-RequestId": request_id,
+        self.operations: Mapping[str, Callable[[Call], dict[str, object]]] = {
+            "SendSSHPublicKey": self.send_ssh_public_key,
+            "SendSerialConsoleSSHPublicKey": self.send_serial_console_ssh_public_key,
         }
-        yield Answer(status, json.dumps(body).encode(), headers).raw()
 
-    def _call(self, request: Request, request_id: str) -> dict[str, object]:
-        target = request.headers.get("x-amz-target", "")
-        if request.method != "POST" or not target.startswith(TARGET):
-            raise ApiError("UnknownOperationException", "no operation of EC2 Instance Connect")
-        principal = self._authenticate(request)
+    def send_ssh_public_key(self, call: Call) -> dict[str, object]:
+        """Put a key into an instance's metadata; raises ApiError."""
         try:
-            parameters = json.loads(request.body)
-        except ValueError:
-            raise ApiError("SerializationException", "the request's body is no JSON") from None
-        operation = target[len(TARGET) :]
-        if operation == "SendSSHPublicKey":
-            return self._send_ssh_public_key(principal, parameters, request_id)
-        if operation == "SendSerialConsoleSSHPublicKey":
-            raise ApiError(
-                "SerialConsoleAccessDisabledException",
-                "this account is not authorized to use the EC2 serial console",
-                status=403,
-            )
-        raise ApiError("UnknownOperationException", f"there is no operation {operation!a}")
-
-    def _authenticate(self, request: Request) -> Principal:
-        match = _CREDENTIAL.match(request.headers.get("authorization", ""))
-        principal = self._principals.get(match[1]) if match else None
-        if principal is None:
-            raise ApiError(
-                "AuthException", "the AWS credentials are not those of a principal here", 403
-            )
-        return principal
-
-    def _send_ssh_public_key(
-        self, principal: Principal, parameters: object, request_id: str
-    ) -> dict[str, object]:
-        try:
-            push = parse_push(parameters)
+            push = parse_push(call.parameters)
         except InvalidParameter as error:
             raise ApiError("InvalidArgsException", str(error)) from error
-        instance = self._reachable_instance(push)
-        instance.push(push.os_user, push.public_key, principal.arn, request_id)
-        return {"RequestId": request_id, "Success": True}
-
-    def _reachable_instance(self, push: Push) -> Instance:
         instance = self._instances.get(push.instance_id)
-        if instance is None:
-            raise ApiError(
-                "EC2InstanceNotFoundException", f"there is no instance {push.instance_id}", 404
-            )
-        zone = instance.metadata.availability_zone
-        if push.availability_zone not in (None, zone):
-            raise ApiError(
-                "EC2InstanceNotFoundException",
-                f"{push.instance_id} is not in {push.availability_zone}",
-                404,
-            )
-        if instance.state != "running":
-            raise ApiError(
-                "EC2InstanceStateInvalidException",
-                f"{push.instance_id} is {instance.state}; start it and try again",
-            )
-        if not instance.reachable:
-            raise ApiError(
-                "EC2InstanceUnavailableException",
-                f"{push.instance_id} is unavailable; wait a few minutes and try again",
-                503,
-            )
-        return instance
+        arn = f"arn:aws:ec2:*:{call.principal.account}:instance/{push.instance_id}"
+        if instance is not None:
+            arn = instance.arn(call.principal.account)
+        context = {OS_USER: push.os_user, SOURCE_IP: call.source_ip}
+        try:
+            call.principal.authorize(SEND_SSH_PUBLIC_KEY, arn, context)
+        except AccessDenied as error:
+            raise ApiError("AuthException", str(error), 403) from error
+        reachable = _reachable(instance, push)
+        reachable.push(push.os_user, push.public_key, call.principal.arn, call.request_id)
+        return {"RequestId": call.request_id, "Success": True}
+
+    def send_serial_console_ssh_public_key(self, call: Call) -> dict[str, object]:
+        """Refuse: there is no serial console here."""
+        raise ApiError(
+            "SerialConsoleAccessDisabledException",
+            "this account is not authorized to use the EC2 serial console",
+            403,
+        )
+
+
+def _reachable(instance: Instance | None, push: Push) -> Instance:
+    if instance is None:
+        raise ApiError(
+            "EC2InstanceNotFoundException", f"there is no instance {push.instance_id}", 404
+        )
+    zone = instance.metadata.availability_zone
+    if push.availability_zone not in (None, zone):
+        raise ApiError(
+            "EC2InstanceNotFoundException",
+            f"{push.instance_id} is not in {push.availability_zone}",
+            404,
+        )
+    if instance.state != "running":
+        raise ApiError(
+            "EC2InstanceStateInvalidException",
+            f"{push.instance_id} is {instance.state}; start it and try again",
+        )
+    if not instance.reachable:
+        raise ApiError(
+            "EC2InstanceUnavailableException",
+            f"{push.instance_id} is unavailable; wait a few minutes and try again",
+            503,
+        )
+    return instance
