@@ -50,11 +50,11 @@ class DescribeApi:
                     "InvalidInstanceID.NotFound", f"The instance ID '{name}' does not exist"
                 )
         items = [
-            _instance(instance, call.principal.account)
+            _instance(instance)
             for instance in self._instances.values()
             if not wanted or instance.id in wanted
         ]
-        reservations = [
+        reservations: list[Tree] = [
             {
                 "reservationId": f"r-{item.filters['instance-id'][2:]}",
                 "ownerId": call.principal.account,
@@ -63,7 +63,7 @@ class DescribeApi:
             }
             for item in _filtered(items, parameters)
         ]
-        answer = {"requestId": call.request_id, "reservationSet": reservations}
+        answer: dict[str, Tree] = {"requestId": call.request_id, "reservationSet": reservations}
         return _xml("DescribeInstancesResponse", EC2_NAMESPACE, answer)
 
     def describe_endpoints(self, call: Call) -> bytes:
@@ -78,7 +78,7 @@ class DescribeApi:
                     f"The instance connect endpoint ID '{name}' does not exist",
                 )
         items = _filtered([_endpoint(self._endpoint, call.principal.account)], parameters)
-        answer = {
+        answer: dict[str, Tree] = {
             "requestId": call.request_id,
             "instanceConnectEndpointSet": [item.tree for item in items],
         }
@@ -108,10 +108,10 @@ def error_xml(service: str, error: ApiError, request_id: str) -> bytes:
         root,
         {"Errors": {"Error": {"Code": error.code, "Message": str(error)}}, "RequestID": request_id},
     )
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return _bytes(root)
 
 
-def _instance(instance: Instance, owner: str) -> _Item:
+def _instance(instance: Instance) -> _Item:
     zone = instance.metadata.availability_zone
     filters = {
         "instance-id": instance.id,
@@ -210,7 +210,12 @@ def _filtered(items: Iterable[_Item], parameters: Mapping[str, str]) -> list[_It
 def _xml(name: str, namespace: str, tree: Mapping[str, Tree]) -> bytes:
     root = ET.Element(name, xmlns=namespace)
     _append(root, tree)
-    return ET.tostring(root, encoding="utf-8", xml_declaration=True)
+    return _bytes(root)
+
+
+def _bytes(root: ET.Element) -> bytes:
+    text: str = ET.tostring(root, encoding="unicode")
+    return text.encode()
 
 
 def _append(parent: ET.Element, tree: Tree) -> None:

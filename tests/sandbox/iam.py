@@ -86,9 +86,15 @@ class Condition:
         value = context.get(self.key)
         if self.operator in _NEGATIVE:
             compare = _NEGATIVE[self.operator]
-            return value is None or not any(compare(value, wanted) for wanted in self.values)
-        compare = _POSITIVE[self.operator]
-        return value is not None and any(compare(value, wanted) for wanted in self.values)
+            return value is None or not self._any(compare, value)
+        return value is not None and self._any(_POSITIVE[self.operator], value)
+
+    def _any(self, compare: _Compare, value: str) -> bool:
+        try:
+            return any(compare(value, wanted) for wanted in self.values)
+        except ValueError:
+            # A number or an address is wanted, and the request's value is neither.
+            return False
 
 
 @dataclass(frozen=True, slots=True)

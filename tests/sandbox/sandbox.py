@@ -1,59 +1,149 @@
-"""The sandbox as a whole: an API, an instance with its metadata service, and its sshd."""
+"""The sandbox as a whole: the APIs, the tunnel, and instances with their metadata and sshd."""
 
 import contextlib
-from collections.abc import Iterator
+import time
+from collections.abc import Generator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-from tests.sandbox.api import InstanceConnectApi, Principal
-from tests.sandbox.instance import Instance
+from tests.sandbox import iam
+from tests.sandbox.api import InstanceConnectApi
+from tests.sandbox.certificates import server_tls
+from tests.sandbox.cloudtrail import Trail
+from tests.sandbox.ec2 import DescribeApi
+from tests.sandbox.frontend import Frontend
+from tests.sandbox.instance import Endpoint, Instance
+from tests.sandbox.programs import SandboxError
 from tests.sandbox.sshd import Sshd
+from tests.sandbox.throttle import Throttle
+from tests.sandbox.tunnel import TunnelEndpoint
 from tests.simulator import MetadataSimulator
-from tests.simulator.server import Server
+from tests.simulator.faults import Wait
+from tests.simulator.server import Request, Server
 
-# Credentials in the form of AWS's, for this sandbox only.
-PRINCIPAL = Principal(
-    arn="arn:aws:sts::123456789012:assumed-role/Developer/alice",
-    access_key_id="AKIAEICSANDBOX000000",
-    secret_access_key="sandbox-secret-access-key",
-)
+REGION = "us-east-1"
+ZONES = "abcdef"
+MOST_INSTANCES = 16
+# Credentials in the form of AWS's, for this sandbox only; the first of iam.json.
+PRINCIPAL = iam.load(iam.DEFAULT_FILE)[0]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a sandbox is made of.
+
+    `principals` is IAM's file (see `iam`), `trail` where the log goes (None: into the sandbox's
+    directory). `tunnel_port` 0 takes a free one; version 2 of the AWS CLI knows only 443.
+    """
+
+    instances: int = 1
+    principals: Path = iam.DEFAULT_FILE
+    trail: Path | None = None
+    tunnel_port: int = 0
+    calls_per_s: float = 20.0
 
 
 class Sandbox:
     """Everything that runs, and how clients reach it."""
 
-    def __init__(self, instance: Instance, host: Sshd, api_url: str) -> None:
-        self.instance = instance
-        self.host = host
+    def __init__(
+        self,
+        instances: list[Instance],
+        hosts: list[Sshd],
+        principals: tuple[iam.Principal, ...],
+        endpoint: Endpoint,
+        trail: Trail,
+        api_url: str,
+        ca_bundle: Path,
+    ) -> None:
+        self.instances = instances
+        self.hosts = hosts
+        self.principals = principals
+        self.endpoint = endpoint
+        self.trail = trail
         self.api_url = api_url
+        self.ca_bundle = ca_bundle
 
-    def environment(self) -> dict[str, str]:
-        """What clients need in their environment."""
-        region = self.instance.metadata.region or ""
-        return {
+    @property
+    def instance(self) -> Instance:
+        """The first instance, which the exports are about."""
+        return self.instances[0]
+
+    @property
+    def host(self) -> Sshd:
+        """The first instance's sshd."""
+        return self.hosts[0]
+
+    def environment(self, principal: int = 0) -> dict[str, str]:
+        """What clients need in their environment, to call as one of the principals."""
+        who = self.principals[principal]
+        exports = {
             "AWS_ENDPOINT_URL": self.api_url,
-            "AWS_REGION": region,
+            "AWS_REGION": REGION,
             # Version 1 of the AWS CLI, which is the one on PyPI, reads only this.
-            "AWS_DEFAULT_REGION": region,
-            "AWS_ACCESS_KEY_ID": PRINCIPAL.access_key_id,
-            "AWS_SECRET_ACCESS_KEY": PRINCIPAL.secret_access_key,
+            "AWS_DEFAULT_REGION": REGION,
+            "AWS_ACCESS_KEY_ID": who.access_key_id,
+            "AWS_SECRET_ACCESS_KEY": who.secret_access_key,
+            "AWS_CA_BUNDLE": str(self.ca_bundle),
             "EIC_SANDBOX_INSTANCE": self.instance.id,
-            "EIC_SANDBOX_HOST": "127.0.0.1",
-            "EIC_SANDBOX_PORT": str(self.host.port),
+            "EIC_SANDBOX_HOST": self.instance.public_ip,
+            "EIC_SANDBOX_PORT": str(self.instance.ssh_port),
             "EIC_SANDBOX_USER": self.host.user,
             "EIC_SANDBOX_METADATA": self.instance.metadata_url,
+            "EIC_SANDBOX_ENDPOINT": self.endpoint.id,
+            "EIC_SANDBOX_ENDPOINT_DNS": self.endpoint.dns_name,
         }
+        if who.session_token is not None:
+            exports["AWS_SESSION_TOKEN"] = who.session_token
+        return exports
 
 
 @contextlib.contextmanager
-def running_sandbox(directory: Path) -> Iterator[Sandbox]:
+def running_sandbox(directory: Path, options: Options | None = None) -> Iterator[Sandbox]:
     """Run a sandbox with its files below the directory, which is left for the caller to remove."""
+    options = options or Options()
     # sshd may run the agent as another user.
     directory.chmod(0o755)
-    instance = Instance(MetadataSimulator())
-    api = InstanceConnectApi({instance.id: instance}, {PRINCIPAL.access_key_id: PRINCIPAL})
-    with (
-        instance.serve_metadata(directory / instance.id),
-        contextlib.closing(Server(api.handle)) as server,
-        Sshd(directory / "sshd", instance.config) as host,
-    ):
-        yield Sandbox(instance, host, server.url)
+    try:
+        principals = iam.load(options.principals)
+    except iam.PolicyError as error:
+        raise SandboxError(str(error)) from error
+    by_key = {principal.access_key_id: principal for principal in principals}
+    instances = [_instance(number) for number in range(options.instances)]
+    by_id = {instance.id: instance for instance in instances}
+    trail = Trail(options.trail or directory / "cloudtrail.jsonl")
+    endpoint = Endpoint("", REGION)
+    tls, ca_bundle = server_tls(directory, time.time())
+    frontend = Frontend(
+        by_key,
+        InstanceConnectApi(by_id),
+        DescribeApi(by_id, endpoint),
+        trail,
+        Throttle(options.calls_per_s, int(options.calls_per_s), time.monotonic),
+        REGION,
+    )
+
+    def handle(request: Request, wait: Wait) -> Generator[bytes, None, None]:
+        return frontend.handle(request, wait, time.time())
+
+    with contextlib.ExitStack() as stack:
+        hosts = []
+        for instance in instances:
+            stack.enter_context(instance.serve_metadata(directory / instance.id))
+            host = stack.enter_context(Sshd(directory / instance.id / "sshd", instance.config))
+            instance.ssh_port = host.port
+            hosts.append(host)
+        server = stack.enter_context(contextlib.closing(Server(handle)))
+        stack.enter_context(
+            TunnelEndpoint(endpoint, by_id, by_key, trail, tls, port=options.tunnel_port)
+        )
+        yield Sandbox(instances, hosts, principals, endpoint, trail, server.url, ca_bundle)
+
+
+def _instance(number: int) -> Instance:
+    metadata = MetadataSimulator(
+        instance_id=f"i-0123456789abcd{0xEF0 + number:03x}",
+        region=REGION,
+        availability_zone=REGION + ZONES[number % len(ZONES)],
+    )
+    return Instance(metadata, private_ip=f"172.31.0.{10 + number}")

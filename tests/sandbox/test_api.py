@@ -1,26 +1,36 @@
 """The sandbox's API takes what AWS's takes, and refuses the rest under AWS's error codes."""
 
 import contextlib
+import dataclasses
 import importlib
 import json
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import requests
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
-from tests.sandbox.api import TARGET, InstanceConnectApi
+from tests.sandbox.api import InstanceConnectApi
 from tests.sandbox.aws_cli import run_aws, send_ssh_public_key_command
-from tests.sandbox.instance import Instance
+from tests.sandbox.cloudtrail import Trail
+from tests.sandbox.ec2 import DescribeApi
+from tests.sandbox.frontend import SERVICE, TARGET, Frontend
+from tests.sandbox.iam import Principal
+from tests.sandbox.instance import Endpoint, Instance
 from tests.sandbox.model import SHAPES
 from tests.sandbox.sandbox import PRINCIPAL
+from tests.sandbox.throttle import Throttle
 from tests.simulator import MetadataSimulator, SSHKey, new_key, rsa_ssh_key
 from tests.simulator.server import Server
 from tests.simulator.simulator import ACTIVE_KEYS
 
-AUTHORIZATION = f"AWS4-HMAC-SHA256 Credential={PRINCIPAL.access_key_id}/20260101/us-east-1/x"
+STRANGER = dataclasses.replace(PRINCIPAL, access_key_id="AKIANOBODY")
+LIAR = dataclasses.replace(PRINCIPAL, secret_access_key="guessed")
 
 
 @pytest.fixture
@@ -29,20 +39,50 @@ def instance() -> Instance:
 
 
 @pytest.fixture
-def url(instance: Instance) -> Iterator[str]:
-    api = InstanceConnectApi({instance.id: instance}, {PRINCIPAL.access_key_id: PRINCIPAL})
-    with contextlib.closing(Server(api.handle)) as server:
-        yield server.url
+def trail(tmp_path: Path) -> Trail:
+    return Trail(tmp_path / "cloudtrail.jsonl")
+
+
+@pytest.fixture
+def serve(instance: Instance, trail: Trail) -> Iterator[Callable[[Throttle], str]]:
+    """Give a function that serves the API with this throttle, and returns its URL."""
+    by_id = {instance.id: instance}
+    endpoint = Endpoint("localhost", "us-east-1")
+    with contextlib.ExitStack() as stack:
+
+        def start(throttle: Throttle) -> str:
+            frontend = Frontend(
+                {PRINCIPAL.access_key_id: PRINCIPAL},
+                InstanceConnectApi(by_id),
+                DescribeApi(by_id, endpoint),
+                trail,
+                throttle,
+                "us-east-1",
+            )
+            server = Server(lambda request, wait: frontend.handle(request, wait, time.time()))
+            stack.enter_context(contextlib.closing(server))
+            return server.url
+
+        yield start
+
+
+@pytest.fixture
+def url(serve: Callable[[Throttle], str]) -> str:
+    return serve(Throttle(1000.0, 1000, time.monotonic))
 
 
 def call(
     url: str,
     body: bytes,
     operation: str = "SendSSHPublicKey",
-    authorization: str = AUTHORIZATION,
+    who: Principal = PRINCIPAL,
+    method: str = "POST",
 ) -> requests.Response:
-    headers = {"X-Amz-Target": TARGET + operation, "Authorization": authorization}
-    return requests.post(url, data=body, headers=headers, timeout=30)
+    headers = {"X-Amz-Target": TARGET + operation}
+    signed = AWSRequest(method, url, headers, body)
+    credentials = Credentials(who.access_key_id, who.secret_access_key)
+    SigV4Auth(credentials, SERVICE, "us-east-1").add_auth(signed)
+    return requests.request(method, url, data=body, headers=dict(signed.headers), timeout=30)
 
 
 def push(url: str, **changed: object) -> requests.Response:
@@ -139,12 +179,59 @@ def test_what_is_no_call_of_the_api_is_refused(url: str) -> None:
     assert refusal(call(url, b"{"))[0] == "SerializationException"
     assert refusal(call(url, b"[]"))[0] == "InvalidArgsException"
     assert refusal(call(url, b"{}", operation="SendFlowers"))[0] == "UnknownOperationException"
-    assert refusal(requests.get(url, timeout=30))[0] == "UnknownOperationException"
-    assert refusal(call(url, b"{}", authorization=""))[0] == "AuthException"
-    stranger = AUTHORIZATION.replace(PRINCIPAL.access_key_id, "AKIANOBODY")
-    assert refusal(call(url, b"{}", authorization=stranger))[0] == "AuthException"
+    assert refusal(call(url, b"", method="GET"))[0] == "UnknownOperationException"
     serial = call(url, b"{}", operation="SendSerialConsoleSSHPublicKey")
     assert refusal(serial)[0] == "SerialConsoleAccessDisabledException"
+
+
+def test_a_call_that_nobody_known_signed_is_refused_and_leaves_no_record(
+    url: str, instance: Instance, trail: Trail
+) -> None:
+    assert refusal(call(url, b"{}", who=STRANGER))[0] == "UnrecognizedClientException"
+    assert refusal(call(url, b"{}", who=LIAR))[0] == "InvalidSignatureException"
+    unsigned = requests.post(url, headers={"X-Amz-Target": TARGET + "SendSSHPublicKey"}, timeout=30)
+    assert refusal(unsigned)[0] == "MissingAuthenticationTokenException"
+    assert instance.metadata.keys == {}
+    assert trail.records() == []
+
+
+def test_calls_beyond_the_rate_are_throttled_until_time_has_passed(
+    serve: Callable[[Throttle], str],
+) -> None:
+    now = 1000.0
+    url = serve(Throttle(2.0, 3, lambda: now))
+    assert [push(url).status_code for _ in range(3)] == [200, 200, 200]
+    assert refusal(push(url)) == ("ThrottlingException", "Rate exceeded")
+    now += 0.5
+    assert push(url).status_code == 200
+    assert push(url).status_code == 400
+
+
+def test_every_push_has_its_record_with_the_request_id_of_the_key(
+    url: str, instance: Instance, trail: Trail
+) -> None:
+    key = new_key()
+    answer = push(url, SSHPublicKey=key.line).json()
+    push(url, InstanceId="i-0123456789abcdef1")
+    granted, refused = trail.records()
+    (block,) = instance.metadata.keys["alice"]
+    assert granted["requestID"] == answer["RequestId"] == block.request
+    assert granted["eventName"] == "SendSSHPublicKey"
+    assert granted["sourceIPAddress"] == "127.0.0.1"
+    assert granted["requestParameters"] == {
+        "instanceId": "i-0123456789abcdef0",
+        "osUser": "alice",
+        "SSHKey": {"publicKey": key.line},
+    }
+    assert "errorCode" not in granted
+    identity = granted["userIdentity"]
+    assert isinstance(identity, dict)
+    assert identity["type"] == "AssumedRole"
+    assert identity["arn"] == block.caller == PRINCIPAL.arn
+    issuer = identity["sessionContext"]["sessionIssuer"]
+    assert issuer["arn"] == "arn:aws:iam::123456789012:role/Developer"
+    assert refused["errorCode"] == "EC2InstanceNotFoundException"
+    assert refused["responseElements"] is None
 
 
 def test_the_limits_are_those_of_the_model_that_the_aws_cli_carries() -> None:
