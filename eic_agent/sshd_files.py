@@ -139,8 +139,8 @@ class Tree:
     def copy(self, into: Path) -> Path:
         """Write what sshd needs in order to read this tree; return the main file to give it.
 
-        Only files that differ from those on disk are written, with every line where it was, so that
-        the line numbers in sshd's messages stay true.
+        Only files that differ from those on disk are written, below `into` by their whole paths and
+        with every line where it was: without `into`, sshd's messages name the true file and line.
         """
         return self._copy(self.main, into, 0)
 
@@ -184,7 +184,8 @@ class Tree:
                 lines[index] = f"Include {names}" if names else "# Include of nothing"
         if not differs:
             return path
-        copy = into / f"{len(list(into.iterdir()))}-{path.name}"
+        copy = into / path.relative_to("/")
+        copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(encode("\n".join(lines)))
         return copy
 

@@ -185,9 +185,7 @@ class Sshd:
         try:
             shown = self._show(tree.copy(copies))
         except (ProgramFailed, OSError) as error:
-            # Copies are named for the files that they stand for.
-            said = re.sub(rf"{re.escape(str(copies))}/\d+-", "", str(error))
-            raise NotAccepted(said) from error
+            raise NotAccepted(str(error).replace(str(copies), "")) from error
         settings = dict(line.partition(" ")[::2] for line in shown.splitlines())
         return Effective(
             command=_unless_none(settings.get(COMMAND)),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eic_agent import config, sshd
+from eic_agent.changes import Changes
 from tests.sshd.conftest import CLIENT, DEBIAN, Machine
 from tests.support import program, root
 
@@ -338,10 +339,7 @@ def test_sshds_messages_name_the_file_and_line_and_no_copy(machine: Machine) -> 
     machine.enable()
     machine.write("sshd_config", DEBIAN + "Prot 22\n")
     told = machine.refused()
-    assert f"{machine.etc}/sshd_config" not in told.split("says:")[0]
-    assert "sshd_config" in told.split("says:")[1]
-    assert "line 4" in told
-    assert "/0-" not in told
+    assert f"says: {machine.etc}/sshd_config: line 4: Bad configuration option: Prot" in told
 
 
 def test_a_broken_configuration_does_not_hinder_our_removal(machine: Machine) -> None:
@@ -436,6 +434,58 @@ def test_what_happens_after_writing_and_fails_puts_every_file_back(machine: Mach
     outcome = sshd.enable(machine.system, edit_main_file=True)
     assert outcome.exit_status == 1
     assert "no reload today" in sshd.outcome_text(outcome)
+    assert machine.files() == before
+
+
+def refuse_when(machine: Machine, condition: str) -> None:
+    """Put a program before sshd that fails where the condition holds; $main is what it is given."""
+    real = machine.system.paths.sshd
+    program = machine.root / "sshd"
+    program.write_text(
+        "#!/bin/sh\nmain=$3\n"
+        f"if {condition}; then echo $main: not today >&2; exit 255; fi\n"
+        f'exec {real} "$@"\n'
+    )
+    program.chmod(0o755)
+    paths = dataclasses.replace(machine.system.paths, sshd=program)
+    machine.system = dataclasses.replace(machine.system, paths=paths)
+
+
+def test_an_sshd_that_refuses_the_trial_is_listened_to(machine: Machine) -> None:
+    refuse_when(machine, "grep -q '^Include /tmp.*eic-agent' $main")
+    told = machine.refused()
+    assert f"accept its configuration any more, and says: {machine.etc}/sshd_config: not" in told
+
+
+def test_an_sshd_that_refuses_in_the_end_what_it_took_in_the_trial_gets_its_files_back(
+    machine: Machine,
+) -> None:
+    refuse_when(machine, f"test $main = {machine.etc}/sshd_config && test -e {machine.drop_in}")
+    machine.write("sshd_config.d/30-sssd.conf", SSSD)
+    before = machine.files()
+    outcome = sshd.enable(machine.system)
+    assert outcome.exit_status == 1
+    assert "not today" in sshd.outcome_text(outcome)
+    assert machine.files() == before
+
+
+def test_a_disable_that_fails_half_way_is_undone(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.write("sshd_config", NOT_INCLUDED)
+    machine.enable(edit_main_file=True)
+    before = machine.files()
+    put = Changes.put
+
+    def full(changes: Changes, path: Path, content: bytes | None, mode: int) -> None:
+        if path == machine.system.paths.main:
+            raise OSError(28, "No space left on device")
+        put(changes, path, content, mode)
+
+    monkeypatch.setattr(Changes, "put", full)
+    outcome = sshd.disable(machine.system)
+    assert outcome.exit_status == 1
+    assert "No space left on device" in sshd.outcome_text(outcome)
     assert machine.files() == before
 
 
@@ -634,6 +684,19 @@ def test_the_agent_learns_whom_to_answer(machine: Machine) -> None:
     assert calls.read_text().splitlines().count("reload eic-agent.service") == 1
     machine.disable()
     assert calls.read_text().splitlines().count("reload eic-agent.service") == 2
+
+
+def test_an_agent_that_does_not_learn_it_is_no_reason_to_undo(machine: Machine) -> None:
+    booted(machine, PLAIN_START)
+    systemctl = machine.system.paths.systemd.systemctl
+    systemctl.write_text(
+        systemctl.read_text().replace(
+            "esac", "reload) test $2 != eic-agent.service || { echo busy >&2; exit 1; } ;;\nesac"
+        )
+    )
+    machine.write("sshd_config.d/30-sssd.conf", SSSD)
+    assert "warning: eic-agent.service was not reloaded" in machine.enable()
+    assert machine.effective()[1] == "daemon"
 
 
 def test_an_sshd_that_systemd_does_not_run_is_left_to_the_administrator(machine: Machine) -> None:
