@@ -85,6 +85,7 @@ class Child:
         if self.pid == 0:
             status = 1
             try:
+                _signal.set_wakeup_fd(-1)  # it wakes our parent
                 posix.setpgid(0, 0)
                 posix.dup2(writing, 1)
                 status = run()
@@ -142,14 +143,19 @@ def become(command: "list[str]") -> int:
         return complain(f"the chained command {command[0]} cannot be run ({error.strerror})")
 
 
-def wait(children: "list[Child]", ends: float) -> bool:
-    """Collect output until all have ended or time is up; false where we are told to stop."""
+def catch_signals() -> int:
+    """Have signals written into a pipe, and return its end: so they end poll(), however early."""
     woken, wake = posix.pipe()
     posix.set_blocking(woken, False)
     posix.set_blocking(wake, False)
-    _signal.set_wakeup_fd(wake)  # so a signal ends poll(), however early it comes
+    _signal.set_wakeup_fd(wake)
     for number in (_signal.SIGCHLD, *STOPPING):
         _signal.signal(number, lambda *_: None)
+    return woken
+
+
+def wait(children: "list[Child]", woken: int, ends: float) -> bool:
+    """Collect output until all have ended or time is up; false where we are told to stop."""
     poll = select.poll()
     poll.register(woken, select.POLLIN)
     by_pipe = {child.reading: child for child in children}
@@ -184,9 +190,10 @@ def handle(
         return complain(USAGE)
     if not command:
         return answer(options, names, sshd, ends)
+    woken = catch_signals()  # before anything starts, so that it cannot outlive us
     chained = Child(lambda: become(command))
     ours = Child(lambda: answer(options, names, sshd, ends - LAST_WORD_S))
-    told_to_stop = not wait([ours, chained], ends)
+    told_to_stop = not wait([ours, chained], woken, ends)
     ours.end()
     chained.end()
     if told_to_stop:
