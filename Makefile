@@ -27,7 +27,7 @@ lock: $(VENV)/.ready
 	$(BIN)/python packaging/lock.py
 
 unit: $(VENV)/.ready
-	$(BIN)/python -m pytest tests/unit
+	$(BIN)/python -m pytest -n 4 tests/unit
 
 test: $(VENV)/.ready
 	$(BIN)/python -m pytest

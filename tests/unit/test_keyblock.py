@@ -172,12 +172,14 @@ def line(algorithm: str, *fields: bytes) -> bytes:
 
 
 MODULUS = (1 << 2047) | 1
-ED25519 = string(ed25519.Ed25519PrivateKey.generate().public_key().public_bytes_raw())
+# Always the same keys, since they name test cases.
+ED25519_KEY = ed25519.Ed25519PrivateKey.from_private_bytes(b"k" * 32)
+ED25519 = string(ED25519_KEY.public_key().public_bytes_raw())
 APPLICATION = string(b"ssh:")
 
 
 def point(curve: ec.EllipticCurve) -> bytes:
-    key = ec.generate_private_key(curve).public_key()
+    key = ec.derive_private_key(12345, curve).public_key()
     return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)
 
 
