@@ -8,6 +8,9 @@ from eic_agent.errors import Reason, UntrustedMaterial
 
 INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,32}", re.ASCII)
 
+# A label of the signer's name, so no more than a label of DNS can be (RFC 1035 2.3.4).
+_REGION = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
+
 # Longest match last part first: "us-gov-west-1a", "us-west-2-lax-1a" and "us-east-1-wl1-bos-wlz-1"
 # all begin with their region, which ends at the first number.
 _REGION_OF_ZONE = re.compile(r"([a-z]+(?:-[a-z]+)+-[0-9]+)(?:[a-z]|-[a-z0-9-]+)", re.ASCII)
@@ -124,6 +127,8 @@ def establish(instance_id: str, region: str, domain: str) -> InstanceIdentity:
 
     Raises UntrustedMaterial(UNKNOWN_DOMAIN).
     """
+    if not _REGION.fullmatch(region):
+        raise UntrustedMaterial(Reason.UNKNOWN_DOMAIN, f"{region!r} is no name of a region")
     for partition in PARTITIONS:
         if partition.regions.fullmatch(region):
             if partition.domain != domain:

@@ -14,6 +14,15 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 _SIGNATURE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
+# All that the library raises over bytes that it cannot read.
+_UNREADABLE = (
+    ValueError,
+    TypeError,  # a name with a bit string in it
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 
 
 class Status(enum.Enum):
@@ -54,13 +63,12 @@ class Staple:
             extensions = (*self._response.extensions, *self._response.single_extensions)
             self._certificates = self._response.certificates
             for certificate in self._certificates:
-                certificate.public_key()
-                _ = certificate.extensions
+                read_through(certificate)
             self._cert_id_hash = self._response.hash_algorithm
             self._signature_hash = self._response.signature_hash_algorithm
         except UnreadableStaple:
             raise
-        except (ValueError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+        except _UNREADABLE as error:
             raise UnreadableStaple(f"no OCSP response: {error}") from None
         for extension in extensions:
             if extension.critical:
@@ -155,6 +163,15 @@ def _delegation_problem(
     if not within_validity(responder, now):
         return "not valid now"
     return None
+
+
+def read_through(certificate: x509.Certificate) -> None:
+    """Read what the library would otherwise find broken when it is asked for. Raises ValueError."""
+    try:
+        certificate.public_key()
+        _ = certificate.subject, certificate.issuer, certificate.extensions
+    except _UNREADABLE as error:
+        raise ValueError(str(error)) from None
 
 
 def within_validity(certificate: x509.Certificate, now: float) -> bool:

@@ -16,7 +16,7 @@ from importlib import resources
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from eic_agent.errors import ConfigError, Reason, UntrustedMaterial
 from eic_agent.keyblock import KeyBlock
-from eic_agent.ocsp import Staple, Status, UnreadableStaple
+from eic_agent.ocsp import Staple, Status, UnreadableStaple, read_through
 
 AMAZON_ROOTS = {
     "8ecde6884f3d87b1125ba31ac3fcb13d7016de7f57cc904fe1cb97c6ae98196e": "Amazon Root CA 1",
@@ -48,7 +48,8 @@ SYSTEM_STORES = tuple(
     )
 )
 
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
+# No dash within: a search for each END to the end of the document would take quadratic time.
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _MIN_SIGNER_RSA_BITS = 2048
 _SALT_LENGTH = 32
 
@@ -129,16 +130,12 @@ def _parse_anchors(source: str, pem: bytes) -> TrustAnchors:
 
 
 def _load_certificate(pem: bytes) -> x509.Certificate:
-    """Parse one certificate, down to what the verifier would otherwise find broken later.
-
-    Raises ValueError.
-    """
+    """Parse one certificate, to the last of what is asked of it later. Raises ValueError."""
     try:
         certificate = x509.load_pem_x509_certificate(pem)
-        certificate.public_key()
-        _ = certificate.extensions
-    except (UnsupportedAlgorithm, x509.DuplicateExtension, x509.InvalidVersion) as error:
+    except x509.InvalidVersion as error:
         raise ValueError(str(error)) from None
+    read_through(certificate)
     return certificate
 
 

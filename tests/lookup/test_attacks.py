@@ -3,6 +3,7 @@
 docs/threat-model.md names these tests.
 """
 
+import base64
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -32,6 +33,36 @@ def attacker_pki(sim: MetadataSimulator, name: str) -> None:
 def domain_of_the_attacker(sim: MetadataSimulator) -> None:
     sim.domain = "attacker.example"
     attacker_pki(sim, "managed-ssh-signer.us-east-1.attacker.example")
+
+
+def region_of_the_attacker(sim: MetadataSimulator, region: str) -> None:
+    """A region whose name the library refuses to look for in any certificate."""
+    sim.region = region
+    attacker_pki(sim, f"managed-ssh-signer.{region}.amazonaws.com")
+    sim.pki.leaf.common_name = None  # it has room for 64 characters
+
+
+def name_that_cannot_be_read(sim: MetadataSimulator) -> None:
+    """A common name that is a bit string: the library says so when it is asked for the subject."""
+    name = b"managed-ssh-signer.us-east-1.amazonaws.com"
+    der = sim.pki.leaf.der.replace(bytes([0x0C, len(name)]) + name, bytes([3, len(name)]) + name)
+    body = base64.encodebytes(der)
+    sim.documents[META + "managed-ssh-keys/signer-cert/"] = (
+        b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    )
+
+
+def responder_that_cannot_be_read(sim: MetadataSimulator) -> None:
+    """The same in the responder's certificate, which no signature of the staple covers."""
+    staple = sim.staples["leaf"]
+    staple.responder = sim.pki.responder(sim.pki.intermediate)
+    staple.responder_encoding = ocsp.OCSPResponderEncoding.NAME
+
+    def tamper(der: bytes) -> bytes:
+        signed, name, certificate = der.rpartition(b"\x0c\x18Simulated OCSP Responder")
+        return signed + b"\x03" + name[1:] + certificate
+
+    staple.tamper = tamper
 
 
 def root_of_the_attacker(sim: MetadataSimulator) -> None:
@@ -74,6 +105,14 @@ SIGNER_ATTACKS: dict[str, tuple[Attack, Reason]] = {
     ),
     "a region that is no region": (
         lambda sim: setattr(sim, "region", "us-east-1.attacker.example/"),
+        Reason.UNKNOWN_DOMAIN,
+    ),
+    "a region that no name can hold": (
+        lambda sim: region_of_the_attacker(sim, "us-" + "e" * 61 + "-1"),
+        Reason.UNKNOWN_DOMAIN,
+    ),
+    "a region that is no label of a name": (
+        lambda sim: region_of_the_attacker(sim, "us-_-1"),
         Reason.UNKNOWN_DOMAIN,
     ),
     "the signer of another region": (
@@ -195,6 +234,14 @@ SIGNER_ATTACKS: dict[str, tuple[Attack, Reason]] = {
     ),
     "a staple that is none": (
         lambda sim: setattr(sim.staples["leaf"], "tamper", lambda der: b"\0" + der),
+        Reason.NO_VALID_STAPLE,
+    ),
+    "a certificate whose name cannot be read": (
+        name_that_cannot_be_read,
+        Reason.UNTRUSTED_CHAIN,
+    ),
+    "a staple whose responder's name cannot be read": (
+        responder_that_cannot_be_read,
         Reason.NO_VALID_STAPLE,
     ),
     "a staple that is not base64": (

@@ -120,6 +120,9 @@ def test_each_partition_has_its_domain(region: str, domain: str, partition: str)
         ("", "amazonaws.com"),
         ("us-east-1.evil", "amazonaws.com"),
         ("us-éast-1", "amazonaws.com"),
+        ("us-ea_st-1", "amazonaws.com"),
+        ("us-EAST-1", "amazonaws.com"),
+        ("us-" + "e" * 60 + "-1", "amazonaws.com"),
     ],
 )
 def test_a_domain_that_is_not_the_regions_is_refused(region: str, domain: str) -> None:

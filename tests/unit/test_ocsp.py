@@ -297,6 +297,19 @@ def test_what_is_no_response_is_unreadable(der: bytes) -> None:
         Staple(der)
 
 
+def test_a_staple_with_a_responder_whose_name_cannot_be_read_is_unreadable(
+    sim: simulator.MetadataSimulator,
+) -> None:
+    responder = sim.pki.responder(sim.pki.intermediate)
+    recipe = Recipe(sim.pki.leaf, responder=responder)
+    name = b"\x0c\x18Simulated OCSP Responder"
+    der = recipe.der(NOW)
+    assert name in der
+    for broken in (b"\x03" + name[1:], name[:2] + b"\xff" * 24):
+        with pytest.raises(UnreadableStaple):
+            Staple(der.replace(name, broken))
+
+
 _SIM = simulator.MetadataSimulator(now=NOW)
 _GOOD = Recipe(_SIM.pki.leaf, responder=_SIM.pki.responder(_SIM.pki.intermediate)).der(NOW)
 

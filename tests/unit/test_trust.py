@@ -1,5 +1,6 @@
 """From served certificates and staples to a signer, and every way in which that must fail."""
 
+import base64
 from collections.abc import Callable
 from pathlib import Path
 
@@ -188,6 +189,63 @@ def test_a_leaf_that_cannot_be_read_is_refused(sim: MetadataSimulator) -> None:
     with pytest.raises(UntrustedMaterial, match="cannot be read") as caught:
         trust.build_path(broken + chain(sim), NAME, anchors(sim), NOW)
     assert caught.value.reason is Reason.UNTRUSTED_CHAIN
+
+
+def utf8_string(text: str, tag: int = 0x0C, content: int | None = None) -> bytes:
+    """Encode a text of ASCII as a name has it in DER, or with another tag or other bytes."""
+    data = text.encode() if content is None else bytes([content]) * len(text)
+    return bytes([tag, len(text)]) + data
+
+
+def leaf_with_a_bit_string_as_name(sim: MetadataSimulator) -> bytes:
+    return sim.pki.leaf.der.replace(utf8_string(NAME), utf8_string(NAME, tag=0x03))
+
+
+def leaf_with_a_name_that_is_no_text(sim: MetadataSimulator) -> bytes:
+    return sim.pki.leaf.der.replace(utf8_string(NAME), utf8_string(NAME, content=0xFF))
+
+
+def leaf_with_an_alternative_name_of_a_kind_that_nobody_reads(sim: MetadataSimulator) -> bytes:
+    sim.pki.leaf.omit = {x509.SubjectAlternativeName}
+    x400_address = bytes.fromhex("3004 a302 3000")
+    oid = x509.SubjectAlternativeName.oid
+    sim.pki.leaf.extra = [(x509.UnrecognizedExtension(oid, x400_address), False)]
+    return sim.pki.leaf.der
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        leaf_with_a_bit_string_as_name,
+        leaf_with_a_name_that_is_no_text,
+        leaf_with_an_alternative_name_of_a_kind_that_nobody_reads,
+    ],
+)
+def test_a_leaf_that_is_only_found_broken_when_it_is_asked_is_refused(
+    sim: MetadataSimulator, make: Callable[[MetadataSimulator], bytes]
+) -> None:
+    body = base64.encodebytes(make(sim))
+    broken = b"-----BEGIN CERTIFICATE-----\n" + body + b"-----END CERTIFICATE-----\n"
+    with pytest.raises(UntrustedMaterial, match="cannot be read") as caught:
+        trust.build_path(broken + chain(sim), NAME, anchors(sim), NOW)
+    assert caught.value.reason is Reason.UNTRUSTED_CHAIN
+
+
+def test_a_certificate_that_only_begins_costs_no_other(sim: MetadataSimulator) -> None:
+    begun = b"-----BEGIN CERTIFICATE-----\nAAAA\n"
+    assert len(trust.build_path(begun + chain(sim), NAME, anchors(sim), NOW).certificates) == 3
+
+
+def test_authorities_that_could_all_have_issued_each_other_end_the_search(
+    sim: MetadataSimulator,
+) -> None:
+    """Each of their orders is a path to look at: without a bound this test never ends."""
+    authorities = [sim.pki.authority("Any of us") for _ in range(20)]
+    for authority in authorities:
+        authority.omit = {x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier}
+    sim.pki.leaf.issuer = authorities[0]
+    sim.chain = [sim.pki.leaf, *authorities]
+    assert refused(sim) is Reason.UNTRUSTED_CHAIN
 
 
 def another_name(sim: MetadataSimulator) -> None:
