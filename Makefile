@@ -26,6 +26,9 @@ lock: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python packaging/lock.py
 
+deb: $(VENV)/.ready
+	$(BIN)/python packaging/build.py deb
+
 unit: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 4 tests/unit
 
