@@ -39,7 +39,7 @@ demo: $(VENV)/.ready
 	@$(BIN)/python -m tests.sandbox.demo
 
 sandbox: $(VENV)/.ready
-	@$(BIN)/python -m tests.sandbox
+	@$(BIN)/python -m tests.sandbox $(SANDBOX)
 
 clean:
 	rm -rf $(VENV) build dist
