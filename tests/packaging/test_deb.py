@@ -20,7 +20,6 @@ INSTALLED = {
     "etc/eic-agent/config.toml",
     "usr/bin/eic-agent",
     "usr/lib/systemd/catalog/eic-agent.catalog",
-    "usr/lib/systemd/system-preset/90-eic-agent.preset",
     "usr/lib/systemd/system/eic-agent.service",
     "usr/lib/systemd/system/eic-agent.socket",
     "usr/lib/sysusers.d/eic-agent.conf",
