@@ -26,9 +26,6 @@ lock: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python packaging/lock.py
 
-deb: $(VENV)/.ready
-	$(BIN)/python packaging/build.py deb
-
 unit: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 4 tests/unit
 
@@ -39,7 +36,10 @@ demo: $(VENV)/.ready
 	@$(BIN)/python -m tests.sandbox.demo
 
 sandbox: $(VENV)/.ready
-	@$(BIN)/python -m tests.sandbox $(SANDBOX)
+	@$(BIN)/python -m tests.sandbox
+
+bench: $(VENV)/.ready
+	@$(BIN)/python -m tests.bench
 
 clean:
 	rm -rf $(VENV) build dist
