@@ -26,6 +26,9 @@ lock: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python packaging/lock.py
 
+deb: $(VENV)/.ready
+	$(BIN)/python packaging/build.py deb
+
 unit: $(VENV)/.ready
 	$(BIN)/python -m pytest -n 4 tests/unit
 
@@ -36,7 +39,7 @@ demo: $(VENV)/.ready
 	@$(BIN)/python -m tests.sandbox.demo
 
 sandbox: $(VENV)/.ready
-	@$(BIN)/python -m tests.sandbox
+	@$(BIN)/python -m tests.sandbox $(SANDBOX)
 
 bench: $(VENV)/.ready
 	@$(BIN)/python -m tests.bench

@@ -1,12 +1,14 @@
 """Lays out below DESTDIR what the packages install, the same for deb and rpm.
 
 The bundle in /usr/lib/eic-agent is the agent with its locked dependencies, without what is not
-needed to run. Works with the standard library alone and without network. Every time stamp is
+needed to run. Needs the standard library and binutils alone, and no network. Every time stamp is
 SOURCE_DATE_EPOCH, which must be set.
 """
 
 import argparse
 import os
+import platform
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -31,6 +33,7 @@ _NOT_NEEDED = (
 _FILES = (
     ("eic_agent/client.py", "usr/libexec/eic-agent/eic-authorized-keys", 0o755),
     ("eic_agent/client_fallback.py", "usr/libexec/eic-agent/client_fallback.py", 0o644),
+    ("systemd/eic-agent.preset", "usr/lib/systemd/system-preset/90-eic-agent.preset", 0o644),
     ("systemd/eic-agent.service", "usr/lib/systemd/system/eic-agent.service", 0o644),
     ("systemd/eic-agent.socket", "usr/lib/systemd/system/eic-agent.socket", 0o644),
     ("systemd/eic-agent.sysusers", "usr/lib/sysusers.d/eic-agent.conf", 0o644),
@@ -43,6 +46,7 @@ def stage_bundle(destination: Path, wheels: Path, architecture: str) -> None:
     """Put the agent and its dependencies for one architecture into an empty directory."""
     for wheel in locked_wheels(wheels, architecture):
         _unpack(wheel, destination)
+    _strip(destination, architecture)
     package = ROOT / "eic_agent"
     for path in sorted([*package.rglob("*.py"), *package.glob("data/*")]):
         _install(path.read_bytes(), destination / path.relative_to(ROOT), 0o644)
@@ -57,9 +61,23 @@ def _unpack(wheel: Path, destination: Path) -> None:
             if name.endswith("/") or not _is_kept(path):
                 continue
             content, target = archive.read(name), destination / path
+            if path.suffix == ".py" and content.startswith(b"#!"):
+                content = b"#" + content  # nothing here is run by its path
             if target.exists() and target.read_bytes() != content:
                 raise PackagingError(f"{wheel.name}: another wheel brings a different {name}")
             _install(content, target, 0o644)
+
+
+def _strip(bundle: Path, architecture: str) -> None:
+    """Drop the symbols that only debuggers read; what is loaded stays as it is."""
+    strip = f"{architecture}-linux-gnu-strip"
+    if shutil.which(strip) is None:
+        if platform.machine() != architecture or shutil.which("strip") is None:
+            package = f"binutils-{architecture.replace('_', '-')}-linux-gnu"
+            raise PackagingError(f"needs {strip}; install it with: apt-get install {package}")
+        strip = "strip"
+    options = ["--strip-unneeded", "--remove-section=.comment"]
+    subprocess.run([strip, *options, *sorted(bundle.rglob("*.so"))], check=True)
 
 
 def _is_kept(path: PurePosixPath) -> bool:

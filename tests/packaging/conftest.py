@@ -1,7 +1,9 @@
 """The locked wheels, and the bundle made of them, once for all tests."""
 
+import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,25 @@ def wheels_directory() -> Path:
     if done.returncode != 0:
         lacking(f"the locked wheels ({done.stderr.strip()})", "make lock, with network")
     return directory
+
+
+@pytest.fixture(scope="session")
+def build(wheels_directory: Path) -> Callable[..., None]:
+    """Run build.py with these arguments and this environment."""
+
+    def run(*arguments: str | Path, **environment: str) -> None:
+        command = [sys.executable, str(ROOT / "packaging" / "build.py"), *map(str, arguments)]
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | environment,
+            cwd="/",
+        )
+        assert done.returncode == 0, done.stderr
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from tests.sandbox.network import METADATA_ADDRESS, Machine
 from tests.simulator import MetadataSimulator, PushedKey
 
 KEY_LIFETIME_S = 60
@@ -54,11 +55,19 @@ class Instance:
         )
 
     @contextlib.contextmanager
-    def serve_metadata(self, directory: Path) -> Iterator[None]:
-        """Serve the metadata, and write the agent's configuration for it into the directory."""
-        directory.mkdir(parents=True)
-        with self.metadata.serve() as self.metadata_url:
-            self.config = self.metadata.config(directory, self.metadata_url)
+    def serve_metadata(self, directory: Path, machine: Machine | None = None) -> Iterator[None]:
+        """Serve the metadata, and write the agent's configuration for it into the directory.
+
+        It is served at a loopback port, and on a machine of the instance's own at the address
+        where EC2 has it.
+        """
+        with contextlib.ExitStack() as stack:
+            self.metadata_url = stack.enter_context(self.metadata.serve())
+            agents_url = self.metadata_url
+            if machine is not None:
+                inside = self.metadata.serve(METADATA_ADDRESS, 80)
+                agents_url = machine.call(lambda: stack.enter_context(inside))
+            self.config = self.metadata.config(directory, agents_url)
             yield
 
 

@@ -12,7 +12,9 @@ from tests.sandbox.certificates import server_tls
 from tests.sandbox.cloudtrail import Trail
 from tests.sandbox.ec2 import DescribeApi
 from tests.sandbox.frontend import Frontend
+from tests.sandbox.guest import JOURNAL, USER, guest
 from tests.sandbox.instance import Endpoint, Instance
+from tests.sandbox.network import attach, machine, network, obstacle
 from tests.sandbox.programs import SandboxError
 from tests.sandbox.sshd import Sshd
 from tests.sandbox.throttle import Throttle
@@ -34,6 +36,9 @@ class Options:
 
     `principals` is IAM's file (see `iam`), `trail` where the log goes (None: into the sandbox's
     directory). `tunnel_port` 0 takes a free one; version 2 of the AWS CLI knows only 443.
+    `machines` gives every instance a machine of its own, None where that is possible here.
+    `resident` starts the agent with each; without, every lookup is a process of its own.
+    `settings` are lines of sshd_config that win over the sandbox's own.
     """
 
     instances: int = 1
@@ -41,6 +46,9 @@ class Options:
     trail: Path | None = None
     tunnel_port: int = 0
     calls_per_s: float = 20.0
+    machines: bool | None = False
+    resident: bool = False
+    settings: str = ""
 
 
 class Sandbox:
@@ -74,6 +82,15 @@ class Sandbox:
         """The first instance's sshd."""
         return self.hosts[0]
 
+    def journal_of(self, instance: Instance) -> Path:
+        """Where the decisions of an instance's agent are written, if not to this machine's journal.
+
+        The journal of its own machine, one JSON a line; without one the agent's standard error.
+        """
+        host = self.hosts[self.instances.index(instance)]
+        journal = host.directory.parent / JOURNAL
+        return journal if journal.exists() else host.agent_log
+
     def environment(self, principal: int = 0) -> dict[str, str]:
         """What clients need in their environment, to call as one of the principals."""
         who = self.principals[principal]
@@ -93,6 +110,10 @@ class Sandbox:
             "EIC_SANDBOX_ENDPOINT": self.endpoint.id,
             "EIC_SANDBOX_ENDPOINT_DNS": self.endpoint.dns_name,
         }
+        for number, instance in enumerate(self.instances[1:], 2):
+            exports[f"EIC_SANDBOX_INSTANCE_{number}"] = instance.id
+            exports[f"EIC_SANDBOX_PORT_{number}"] = str(instance.ssh_port)
+            exports[f"EIC_SANDBOX_METADATA_{number}"] = instance.metadata_url
         if who.session_token is not None:
             exports["AWS_SESSION_TOKEN"] = who.session_token
         return exports
@@ -127,17 +148,44 @@ def running_sandbox(directory: Path, options: Options | None = None) -> Iterator
         return frontend.handle(request, wait, time.time())
 
     with contextlib.ExitStack() as stack:
-        hosts = []
-        for instance in instances:
-            stack.enter_context(instance.serve_metadata(directory / instance.id))
-            host = stack.enter_context(Sshd(directory / instance.id / "sshd", instance.config))
-            instance.ssh_port = host.port
-            hosts.append(host)
+        hosts = list(_hosts(stack, directory, instances, options))
         server = stack.enter_context(contextlib.closing(Server(handle)))
         stack.enter_context(
             TunnelEndpoint(endpoint, by_id, by_key, trail, tls, port=options.tunnel_port)
         )
         yield Sandbox(instances, hosts, principals, endpoint, trail, server.url, ca_bundle)
+
+
+def _hosts(
+    stack: contextlib.ExitStack, directory: Path, instances: list[Instance], options: Options
+) -> Iterator[Sshd]:
+    """Start every instance, on machines of their own where that is wanted or can be."""
+    problem = obstacle() if options.machines is not False else ""
+    if options.machines and problem:
+        raise SandboxError(f"no machines for instances: {problem}")
+    router = stack.enter_context(network()) if problem is None else None
+    for instance in instances:
+        files = directory / instance.id
+        files.mkdir()
+        place = None
+        if router is not None:
+            place = stack.enter_context(machine())
+            attach(router, place, instance.private_ip)
+            name = f"ip-{instance.private_ip.replace('.', '-')}"
+            stack.enter_context(guest(place, files, name))
+        stack.enter_context(instance.serve_metadata(files, place))
+        host = Sshd(
+            files / "sshd",
+            instance.config,
+            machine=place,
+            address=instance.private_ip if place else "127.0.0.1",
+            user=USER if place else None,
+            settings=options.settings,
+            resident=options.resident,
+        )
+        stack.enter_context(host)
+        instance.ssh_port = host.port
+        yield host
 
 
 def _instance(number: int) -> Instance:

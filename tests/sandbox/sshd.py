@@ -1,21 +1,27 @@
-"""A real sshd on a loopback port, asking the agent for keys and nothing else."""
+"""A real sshd, on a loopback port or a machine of its own, that asks the agent for keys."""
 
+import contextlib
 import getpass
 import os
+import pwd
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-import eic_agent
+from eic_agent import client
+from tests.sandbox.network import Machine, Relay
 from tests.sandbox.programs import SandboxError, find_program
 
-CLIENT = Path(eic_agent.__file__).with_name("client.py")
+AGENT_SOCKET = Path(client.SOCKET)
+CLIENT = Path(client.__file__)
 START_TIMEOUT_S = 30.0
 LOGIN_TIMEOUT_S = 60.0
 
@@ -39,30 +45,68 @@ class Sshd:
     """An sshd that runs, as whoever starts it, while the context lasts.
 
     Without root it lets in nobody but the user that runs it. `agent_config` is the agent's
-    configuration; `directory` must be reachable by the user that the agent runs as.
+    configuration; `directory` must be reachable by the user that the agent runs as. On a machine
+    of its own it listens at port 22 of `address`, and `port` is a loopback port outside that leads
+    there. `settings` are lines of sshd_config that go before all others, and so win. `resident`
+    starts `eic-agent serve` beside it; without, every lookup is a process of its own.
     """
 
-    def __init__(self, directory: Path, agent_config: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        agent_config: Path,
+        *,
+        machine: Machine | None = None,
+        address: str = "127.0.0.1",
+        user: str | None = None,
+        settings: str = "",
+        resident: bool = False,
+    ) -> None:
         self.directory = directory
-        self.user = getpass.getuser()
+        self.address = address
+        self.user = user or getpass.getuser()
         self.port = 0
         self.log = directory / "sshd.log"
         self.agent = directory / "eic-agent"
         self.agent_log = directory / "agent.log"
         self.agent_command = [sys.executable, "-I", "-m", "eic_agent"]
         self.agent_command += ["--config", str(agent_config)]
-        self._process: subprocess.Popen[bytes] | None = None
+        self._agent_user = getpass.getuser()
+        self._machine = machine
+        self._settings = settings
+        self._resident = resident
+        self._socket = directory / AGENT_SOCKET.name
+        self._listen_port = 22 if machine else 0
+        self._running = contextlib.ExitStack()
+
+    @property
+    def port_inside(self) -> int:
+        """The port at `address` that other instances connect to."""
+        return self._listen_port
 
     def __enter__(self) -> "Sshd":
         self.directory.mkdir(parents=True, exist_ok=True)
         self._write_agent()
         self._make_host_key()
-        for _ in range(5):
-            self.port = _free_port()
-            if self._start():
-                self._write_known_hosts()
-                return self
-        raise SandboxError(f"sshd does not start:\n{self.log.read_text()}")
+        with contextlib.ExitStack() as stack:
+            self._agent_user = self._unprivileged()
+            if self._resident:
+                self._start_agent(stack)
+            for _ in range(5):
+                if not self._machine:
+                    self._listen_port = _free_port()
+                if self._start(stack):
+                    break
+            else:
+                raise SandboxError(f"sshd does not start:\n{self.log.read_text()}")
+            self.port = self._listen_port
+            if self._machine:
+                relay = Relay(self._machine, (self.address, self._listen_port))
+                stack.callback(relay.close)
+                self.port = relay.port
+            self._write_known_hosts()
+            self._running = stack.pop_all()
+        return self
 
     def __exit__(
         self,
@@ -70,9 +114,7 @@ class Sshd:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
+        self._running.close()
 
     def login(
         self, identities: Sequence[Path], command: str = "id -un", user: str | None = None
@@ -132,25 +174,66 @@ class Sshd:
 
     def _write_known_hosts(self) -> None:
         key = (self.directory / "host_key.pub").read_text()
-        (self.directory / "known_hosts").write_text(f"[127.0.0.1]:{self.port} {key}")
+        hosts = f"[127.0.0.1]:{self.port}"
+        if self._machine:
+            hosts += f",{self.address}"
+        (self.directory / "known_hosts").write_text(f"{hosts} {key}")
 
-    def _start(self) -> bool:
+    def _start_agent(self, stack: contextlib.ExitStack) -> None:
+        seen = self._make_socket_directory(stack)
+        command = [*self.agent_command, "serve", "--socket", str(self._socket)]
+        if self._agent_user != getpass.getuser():
+            group = pwd.getpwnam(self._agent_user).pw_gid
+            drop = ["setpriv", f"--reuid={self._agent_user}", f"--regid={group}", "--clear-groups"]
+            command = [*drop, "--", *command]
+        log = stack.enter_context(self.agent_log.open("ab"))
+        process = subprocess.Popen(
+            self._inside(command), stdin=subprocess.DEVNULL, stderr=log, cwd="/"
+        )
+        stack.callback(_end, process)
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not seen.exists():
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SandboxError(f"the agent does not start:\n{self.agent_log.read_text()}")
+            time.sleep(0.02)
+
+    def _make_socket_directory(self, stack: contextlib.ExitStack) -> Path:
+        """Make a place that the agent may write to, and return the socket's path seen from here.
+
+        It is outside our own directory, whose path may be too long for a socket's.
+        """
+        if self._machine:
+            seen = Path(f"/proc/{self._machine.pid}/root{AGENT_SOCKET}")
+            seen.parent.mkdir()
+            self._socket = AGENT_SOCKET
+        else:
+            temporary = tempfile.TemporaryDirectory(prefix="eic-", dir="/tmp")
+            seen = self._socket = Path(stack.enter_context(temporary)) / AGENT_SOCKET.name
+        seen.parent.chmod(0o755)
+        shutil.chown(seen.parent, self._agent_user)
+        return seen
+
+    def _inside(self, command: list[str]) -> list[str]:
+        return self._machine.command(*command) if self._machine else command
+
+    def _start(self, stack: contextlib.ExitStack) -> bool:
         sshd = find_program("sshd", "openssh-server")
         config = self.directory / "sshd_config"
         config.write_text(self._configuration())
         if os.geteuid() == 0:
             # Where sshd puts its unprivileged child; made at boot where sshd is a service.
             Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
-        self._process = subprocess.Popen(
-            [sshd, "-D", "-f", str(config), "-E", str(self.log)], stdin=subprocess.DEVNULL
+        process = subprocess.Popen(
+            self._inside([sshd, "-D", "-f", str(config), "-E", str(self.log)]),
+            stdin=subprocess.DEVNULL,
         )
         deadline = time.monotonic() + START_TIMEOUT_S
-        while self._process.poll() is None and time.monotonic() < deadline:
-            if self.log.exists() and f"port {self.port}" in self.log.read_text():
+        while process.poll() is None and time.monotonic() < deadline:
+            if self.log.exists() and f"port {self._listen_port}" in self.log.read_text():
+                stack.callback(_end, process)
                 return True
             time.sleep(0.02)
-        self._process.terminate()
-        self._process.wait()
+        _end(process)
         return False
 
     def _configuration(self) -> str:
@@ -158,20 +241,21 @@ class Sshd:
             *_python(),
             str(CLIENT),
             "--socket",
-            str(self.directory / "agent.sock"),
+            str(self._socket),
             "--agent",
             str(self.agent),
         ]
         return f"""\
-Port {self.port}
-ListenAddress 127.0.0.1
+{self._settings}
+Port {self._listen_port}
+ListenAddress {self.address}
 HostKey {self.directory / "host_key"}
 PidFile none
 LogLevel VERBOSE
 AuthenticationMethods publickey
 AuthorizedKeysFile none
 AuthorizedKeysCommand {shlex.join(lookup)} %u %f
-AuthorizedKeysCommandUser {self._agent_user()}
+AuthorizedKeysCommandUser {self._agent_user}
 PermitRootLogin prohibit-password
 PasswordAuthentication no
 KbdInteractiveAuthentication no
@@ -181,10 +265,10 @@ MaxStartups 100
 Subsystem sftp internal-sftp
 """
 
-    def _agent_user(self) -> str:
+    def _unprivileged(self) -> str:
         """Return nobody where sshd can become nobody and nobody can run the agent, else us."""
         if os.geteuid() != 0:
-            return self.user
+            return getpass.getuser()
         command = [str(self.agent), "config", "check"]
         try:
             trial = subprocess.run(
@@ -196,9 +280,14 @@ Subsystem sftp internal-sftp
                 check=False,
             )
         except (PermissionError, LookupError):
-            return self.user
+            return getpass.getuser()
         self.agent_log.write_text("")
-        return "nobody" if trial.returncode == 0 else self.user
+        return "nobody" if trial.returncode == 0 else getpass.getuser()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    process.wait()
 
 
 def _python() -> list[str]:
