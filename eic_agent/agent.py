@@ -10,11 +10,24 @@ from eic_agent.authorizer import Authorizer, Question
 from eic_agent.connection import Reply, Request
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.imds import Deadline
-from eic_agent.journal import Journal
+from eic_agent.journal import Journal, escape
 from eic_agent.service import Counters, Handlers
 
 # With a configuration that is invalid the agent leaves soon, so that the next lookup reads it anew.
 _INVALID_IDLE_EXIT_S = 1.0
+
+
+_HINTS = {
+    Reason.METADATA_UNAVAILABLE: "see whether the instance's metadata service is enabled "
+    "(IMDSv2, with any hop limit) and whether a firewall on this host blocks it",
+    Reason.INVALID_CONFIG: "run `eic-agent config check`",
+}
+
+
+def explained(reason: Reason, detail: str) -> str:
+    """Say in one line for a terminal why nothing was decided, and what to do about it."""
+    shown = "; ".join(escape(line) for line in detail.splitlines())
+    return f"{reason.value}: {shown}; {_HINTS[reason]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +48,7 @@ class Agent:
             self.authorizer.record(question, answer, delivered=delivered)
 
         if answer.undecided is not None:
-            return Reply((f"{answer.undecided.value}: {answer.detail}",), decided=False, sent=sent)
+            return Reply((explained(answer.undecided, answer.detail),), decided=False, sent=sent)
         return Reply(answer.lines, sent=sent)
 
     def status(self, service: Counters) -> Mapping[str, object]:
@@ -72,7 +85,7 @@ def without_configuration(error: ConfigError, journal: Journal) -> Handlers:
     """
     detail = str(error)
     journal.problem(Reason.INVALID_CONFIG, detail)
-    line = f"{Reason.INVALID_CONFIG.value}: {'; '.join(detail.splitlines())}"
+    line = explained(Reason.INVALID_CONFIG, detail)
 
     def answer(request: Request) -> Reply:
         journal.problem(Reason.INVALID_CONFIG, detail, user=request.user)

@@ -7,14 +7,13 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
-from eic_agent.flights import Flights
+from eic_agent.flights import Daemons, Flights, Workers
 from eic_agent.identity import check_instance_id, read_hardware
-from eic_agent.imds import Deadline, MetadataClient
+from eic_agent.imds import NEVER, Deadline, MetadataClient
 from eic_agent.journal import Decision, Journal
 from eic_agent.keyblock import KeyBlock, MalformedBlock, parse_blocks
 from eic_agent.policy import Claim, Grant, Policy, Refusal, check_block, check_user, decide
@@ -23,8 +22,9 @@ from eic_agent.trace import Trace, untraced
 from eic_agent.trust import TrustedSigner, TrustRules, signed_by
 from eic_agent.users import group_names
 
-# A forged document can hold very many; the journal is told of these, and how many more there are.
-_MOST_MALFORMED = 10
+# A forged document can hold thousands of blocks; the journal is told of so many of each reason,
+# and how many more there are.
+_MOST_UNPROVED = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +85,30 @@ class Authorizer:
         rules: Rules,
         journal: Journal,
         clock: Callable[[], float],
-        workers: ThreadPoolExecutor,
+        workers: Workers,
         counters: Counters,
+        ends: Deadline = NEVER,
     ) -> None:
-        """`counters` may have counted before, under another configuration."""
+        """`counters` may have counted before, under another configuration.
+
+        No request lasts beyond `ends`, whoever else may wait for it: a process that answers one
+        lookup must not outlive its deadline.
+        """
+
+        def bound() -> Deadline:
+            return ends.at_most(rules.deadline_s)
+
         self.metadata = metadata
         self._rules = rules
         self._journal = journal
         self._clock = clock
+        self._bound = bound
         self._instance_id: str | None = None
+        self._group_flights: Flights[frozenset[str]] = Flights(Daemons())
+        self._id_flights: Flights[str] = Flights(workers)
         self._key_flights: Flights[bytes | None] = Flights(workers)
         self._lock = threading.Lock()
-        self.signers = Signers(metadata, rules.trust, clock, workers, rules.deadline_s)
+        self.signers = Signers(metadata, rules.trust, clock, workers, bound)
         self.counters = counters
 
     def lookup(self, question: Question, deadline: Deadline, trace: Trace = untraced) -> Answer:
@@ -125,7 +137,11 @@ class Authorizer:
             self._journal.problem(answer.undecided, answer.detail, user=question.user)
 
     def _decide(self, question: Question, deadline: Deadline, trace: Trace) -> list[_Outcome]:
-        refusal = check_user(question.user, self._rules.policy.users, group_names)
+        refusal = check_user(
+            question.user,
+            self._rules.policy.users,
+            lambda user: self._group_names(user, deadline),
+        )
         if refusal is not None and refusal.reason is Reason.UNADDRESSABLE_USER:
             trace(1, refusal.reason.value, user=question.user, problem=refusal.detail)
             return []  # no key can have been pushed, so none is decided about
@@ -146,6 +162,15 @@ class Authorizer:
         trace(4, "ok", bytes=len(document))
         return self._judge(document, question, instance_id, deadline, trace)
 
+    def _group_names(self, user: str, deadline: Deadline) -> frozenset[str]:
+        """Ask the user database, which may take longer than there is time.
+
+        Raises MetadataUnavailable then: without the groups nothing can be decided.
+        """
+        return self._group_flights.get(
+            f"the groups of {user}", lambda: group_names(user), deadline.remaining()
+        )
+
     def _check_identity(self, deadline: Deadline, trace: Trace) -> str:
         """Ask metadata which instance this is, and the hardware whether that is true (step 3)."""
         with self._lock:
@@ -154,7 +179,7 @@ class Authorizer:
             trace(3, "ok", instance=known, source="checked before")
             return known
         hardware = read_hardware(self._rules.sysfs_root)
-        claimed = self.metadata.instance_id(deadline) if hardware is not None else ""
+        claimed = "" if hardware is None else self._claimed_id(deadline)
         trace(3, "compares", metadata=claimed, hardware=hardware)
         checked = check_instance_id(claimed, hardware)
         with self._lock:
@@ -162,9 +187,20 @@ class Authorizer:
         trace(3, "ok", instance=checked)
         return checked
 
+    def _forget_identity(self) -> None:
+        """Ask again next time: on Xen the id was metadata's word alone, perhaps a forged one."""
+        with self._lock:
+            self._instance_id = None
+
+    def _claimed_id(self, deadline: Deadline) -> str:
+        def fetch() -> str:
+            return self.metadata.instance_id(self._bound())
+
+        return self._id_flights.get("the instance id", fetch, deadline.remaining())
+
     def _active_keys(self, user: str, deadline: Deadline) -> bytes | None:
         def fetch() -> bytes | None:
-            return self.metadata.active_keys(user, Deadline.after(self._rules.deadline_s))
+            return self.metadata.active_keys(user, self._bound())
 
         return self._key_flights.get(f"keys of {user}", fetch, deadline.remaining())
 
@@ -183,24 +219,29 @@ class Authorizer:
         """
         now = self._clock()
         keys = self._rules.policy.keys
-        refused: list[_Outcome] = []
-        malformed: list[_Outcome] = []
+        outcomes = _Outcomes()
         claims: list[Claim] = []
         for block in parse_blocks(document):
+            if not deadline.remaining():
+                raise MetadataUnavailable(f"{len(document)} bytes of keys take too long to read")
             if isinstance(block, MalformedBlock):
                 trace(6, Reason.MALFORMED_BLOCK.value, problem=block.problem)
-                malformed.append(_Outcome(Refusal(Reason.MALFORMED_BLOCK, block.problem)))
+                outcomes.add(_Outcome(Refusal(Reason.MALFORMED_BLOCK, block.problem)))
                 continue
             trace(6, "ok", expires=block.expires, instance=block.instance, key=block.key_line)
             checked = check_block(block, instance_id, question.fingerprint, keys, now)
             if isinstance(checked, Claim):
                 claims.append(checked)
             elif checked.reason is not Reason.OTHER_KEY:
-                refused.append(_Outcome(self._with_clock(checked), block))
+                outcomes.add(_Outcome(self._with_clock(checked), block))
             if isinstance(checked, Refusal):
+                if checked.reason is Reason.OTHER_INSTANCE:
+                    self._forget_identity()
                 trace(7, checked.reason.value, key=checked.fingerprint, problem=checked.detail)
-        proved = self._prove(claims, question.user, instance_id, deadline, trace) if claims else []
-        return [*proved, *refused, *_summary(malformed)]
+        if claims:
+            for outcome in self._prove(claims, question.user, instance_id, deadline, trace):
+                outcomes.add(outcome)
+        return outcomes.all()
 
     def _prove(
         self, claims: list[Claim], user: str, instance_id: str, deadline: Deadline, trace: Trace
@@ -271,13 +312,32 @@ class Authorizer:
                 self.counters.undecided[answer.undecided.value] += 1
 
 
-def _summary(malformed: list[_Outcome]) -> list[_Outcome]:
-    """Keep the first of very many malformed blocks, and say how many more there are."""
-    more = len(malformed) - _MOST_MALFORMED
-    if more <= 0:
-        return malformed
-    rest = Refusal(Reason.MALFORMED_BLOCK, f"{more} more malformed blocks")
-    return [*malformed[:_MOST_MALFORMED], _Outcome(rest)]
+class _Outcomes:
+    """Every outcome that is proved; of the others the first of each reason, and how many more."""
+
+    def __init__(self) -> None:
+        self._proved: list[_Outcome] = []
+        self._unproved: list[_Outcome] = []
+        self._counts: Counter[Reason] = Counter()
+
+    def add(self, outcome: _Outcome) -> None:
+        """Keep an outcome, or count it."""
+        if isinstance(outcome.result, Grant) or outcome.verified:
+            self._proved.append(outcome)
+            return
+        reason = outcome.result.reason
+        self._counts[reason] += 1
+        if self._counts[reason] <= _MOST_UNPROVED:
+            self._unproved.append(outcome)
+
+    def all(self) -> list[_Outcome]:
+        """Give what is proved first, and last what stands for the many."""
+        many = [
+            _Outcome(Refusal(reason, f"{count - _MOST_UNPROVED} more of this reason"))
+            for reason, count in self._counts.items()
+            if count > _MOST_UNPROVED
+        ]
+        return [*self._proved, *self._unproved, *many]
 
 
 def _decision(

@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import re
 import signal
 import sys
 import time
@@ -15,11 +16,11 @@ from pathlib import Path
 from cryptography.utils import CryptographyDeprecationWarning
 
 from eic_agent import __version__, client, config, sshd, status
-from eic_agent.agent import Agent, without_configuration
+from eic_agent.agent import Agent, explained, without_configuration
 from eic_agent.authorizer import Authorizer, Counters, Question, Rules
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.explain import explain
-from eic_agent.imds import Deadline, MetadataClient
+from eic_agent.imds import NEVER, Deadline, MetadataClient
 from eic_agent.journal import Journal, escape, open_journal
 from eic_agent.listener import Listener, NoSocket
 from eic_agent.notify import Notifier
@@ -28,12 +29,6 @@ from eic_agent.users import user_id
 
 # Metadata requests of the resident agent at a time; each takes a second at most.
 _FETCHERS = 32
-
-_UNDECIDED_HINTS = {
-    Reason.METADATA_UNAVAILABLE: "see whether the instance's metadata service is enabled "
-    "(IMDSv2, with any hop limit) and whether a firewall on this host blocks it",
-    Reason.INVALID_CONFIG: "run `eic-agent config check`",
-}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -152,20 +147,21 @@ def _load(args: argparse.Namespace) -> config.Loaded:
 def _question(args: argparse.Namespace) -> Question:
     """Say what is asked, and by which sshd: the client's parent where the client runs us."""
     told = os.environ.get("EIC_SSHD_PID", "")
-    sshd_pid = int(told) if told.isascii() and told.isdigit() else os.getppid()
+    sshd_pid = int(told) if re.fullmatch("[0-9]{1,10}", told) else os.getppid()
     return Question(args.user, args.fingerprint or None, sshd_pid)
 
 
 def _build_authorizer(
     settings: config.Config,
     journal: Journal,
-    deadline_s: float,
     workers: ThreadPoolExecutor,
     counters: Counters,
+    ends: Deadline = NEVER,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
+    deadline_s = settings.imds.deadline_s
     rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
-    return Authorizer(metadata, rules, journal, time.time, workers, counters)
+    return Authorizer(metadata, rules, journal, time.time, workers, counters, ends)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -178,13 +174,15 @@ def _authorized_keys(args: argparse.Namespace) -> int:
             journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
-    deadline_s = min(args.deadline_s or settings.imds.deadline_s, settings.imds.deadline_s)
+    deadline_s = settings.imds.deadline_s
+    if args.deadline_s is not None:
+        deadline_s = min(deadline_s, args.deadline_s)
     # Starting up has used some of the time, nearly all of it on the processor.
     deadline = Deadline.after(deadline_s - time.process_time())
     with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
         if loaded.warnings:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
-        authorizer = _build_authorizer(settings, journal, deadline.remaining(), workers, Counters())
+        authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
         answer = authorizer.lookup(question, deadline)
         delivered = _print_lines(answer.lines)
         authorizer.record(question, answer, delivered=delivered)
@@ -198,16 +196,14 @@ def _print_lines(lines: Sequence[str]) -> bool:
     try:
         sys.stdout.write("".join(f"{line}\n" for line in lines))
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:  # mostly BrokenPipeError
         sys.stdout = None  # or the interpreter would complain once more when it ends
         return False
     return True
 
 
 def _undecided(reason: Reason, detail: str) -> int:
-    hint = _UNDECIDED_HINTS[reason]
-    shown = "; ".join(escape(line) for line in detail.splitlines())
-    sys.stderr.write(f"eic-agent: nothing decided: {reason.value}: {shown}; {hint}\n")
+    sys.stderr.write(f"eic-agent: nothing decided: {explained(reason, detail)}\n")
     return 1
 
 
@@ -233,12 +229,15 @@ def _serve(args: argparse.Namespace) -> int:
             ]
             if problems:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
-            deadline_s = settings.imds.deadline_s
-            authorizer = _build_authorizer(settings, journal, deadline_s, workers, counters)
+            authorizer = _build_authorizer(settings, journal, workers, counters)
             agent = Agent(authorizer, journal, time.time, started)
             uids = frozenset(uid for uid in clients.values() if uid is not None)
             return Handlers(
-                agent.answer, agent.status, uids, deadline_s, settings.agent.idle_exit_s
+                agent.answer,
+                agent.status,
+                uids,
+                settings.imds.deadline_s,
+                settings.agent.idle_exit_s,
             )
 
         try:
@@ -267,10 +266,10 @@ def _explain(args: argparse.Namespace) -> int:
         settings = _load(args).config
     except ConfigError as error:
         return _undecided(Reason.INVALID_CONFIG, str(error))
-    deadline_s = settings.imds.deadline_s
+    deadline = Deadline.after(settings.imds.deadline_s)
     with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
-        authorizer = _build_authorizer(settings, journal, deadline_s, workers, Counters())
-        explanation = explain(authorizer, _question(args), Deadline.after(deadline_s))
+        authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
+        explanation = explain(authorizer, _question(args), deadline)
     print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
     return 0 if explanation.answer.lines else 1
 

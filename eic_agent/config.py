@@ -104,7 +104,7 @@ def load(path: Path, *, must_exist: bool = False) -> Loaded:
     values: dict[str, dict[str, Any]] = {table: {} for table in schema.TABLES}
     files: list[Path] = []
     # A link to nowhere is a mistake, where no file at all is a choice.
-    optional = not must_exist and not path.is_symlink()
+    optional = not must_exist and not os.path.islink(path)  # noqa: PTH114 - Path's raises
     drop_ins = path.parent / "config.d"
     for file in (path, *_drop_ins(drop_ins, report)):
         document = _read(file, report, optional=optional and file is path)

@@ -6,6 +6,7 @@ The other end of the wire that client.py describes.
 import contextlib
 import math
 import os
+import re
 import socket
 import struct
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from eic_agent import client
 STATUS_PROTOCOL = b"EIC1-STATUS"
 FELL_BACK_PROTOCOL = b"EIC1-FELL-BACK"
 
+_NUMBER = re.compile(rb"[0-9]{1,10}")
 _PEER_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 _REQUEST_LENGTH = struct.Struct(">H")
 _REPLY_LENGTH = struct.Struct(">I")
@@ -105,8 +107,8 @@ def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:
     if len(fields) != 5 or fields[0] != client.PROTOCOL:
         raise ValueError("not a request of this protocol")
     user, fingerprint, sshd_pid, left_ms = fields[1:]
-    if not (sshd_pid.isdigit() and left_ms.isdigit()):
-        raise ValueError("not a number")
+    if not (_NUMBER.fullmatch(sshd_pid) and _NUMBER.fullmatch(left_ms)):
+        raise ValueError("not a number, or one that nobody has")
     return Request(
         os.fsdecode(user),
         os.fsdecode(fingerprint) or None,

@@ -2,12 +2,27 @@
 
 import threading
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Generic, TypeVar
+from concurrent.futures import Future, wait
+from typing import Generic, Protocol, TypeVar
 
 from eic_agent.errors import MetadataUnavailable
 
 _T = TypeVar("_T")
+
+
+class Workers(Protocol):
+    """What runs calls, as an executor of concurrent.futures does."""
+
+    def submit(self, run: Callable[[Hashable], None], key: Hashable, /) -> object:
+        """Run this soon, in another thread."""
+
+
+class Daemons:
+    """Runs each call in a thread of its own, which no process waits for when it ends."""
+
+    def submit(self, run: Callable[[Hashable], None], key: Hashable, /) -> None:
+        """Run this now."""
+        threading.Thread(target=run, args=(key,), daemon=True).start()
 
 
 class Flights(Generic[_T]):
@@ -19,7 +34,7 @@ class Flights(Generic[_T]):
     caller leaves at its own deadline and takes nobody with it.
     """
 
-    def __init__(self, workers: ThreadPoolExecutor) -> None:
+    def __init__(self, workers: Workers) -> None:
         self._workers = workers
         self._lock = threading.Lock()
         self._gathering: dict[Hashable, tuple[Callable[[], _T], Future[_T]]] = {}

@@ -12,6 +12,7 @@ import binascii
 import contextlib
 import http.client
 import ipaddress
+import math
 import re
 import socket
 import threading
@@ -95,6 +96,9 @@ class Deadline:
     def at_most(self, seconds: float) -> "Deadline":
         """Give the earlier of this moment and the one so many seconds from now."""
         return Deadline(min(self.at, time.monotonic() + seconds))
+
+
+NEVER = Deadline(math.inf)
 
 
 def endpoint_urls(endpoint: str) -> tuple[str, ...]:

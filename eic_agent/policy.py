@@ -111,6 +111,8 @@ def check_user(
         groups = group_names(user)
     if _matches(user, rules.deny_users):
         problem = "policy.deny_users names the user"
+    elif rules.deny_groups and not groups:
+        problem = "policy.deny_groups: the user database names no group of the user"
     elif any(_matches(group, rules.deny_groups) for group in groups):
         problem = "policy.deny_groups names one of the user's groups"
     elif rules.allow_users and not _matches(user, rules.allow_users):

@@ -3,11 +3,10 @@
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from cachetools import TTLCache
 
-from eic_agent.flights import Flights
+from eic_agent.flights import Flights, Workers
 from eic_agent.identity import InstanceIdentity, establish, region_of_zone
 from eic_agent.imds import Deadline, MetadataClient
 from eic_agent.trace import Trace
@@ -31,14 +30,15 @@ class Signers:
         metadata: MetadataClient,
         rules: TrustRules,
         clock: Callable[[], float],
-        workers: ThreadPoolExecutor,
-        call_s: float,
+        workers: Workers,
+        bound: Callable[[], Deadline],
         timer: Callable[[], float] = time.monotonic,
     ) -> None:
+        """`bound` says until when a fetch that begins now may last."""
         self._metadata = metadata
         self._rules = rules
         self._clock = clock
-        self._call_s = call_s
+        self._bound = bound
         self._timer = timer
         self._flights: Flights[TrustedSigner] = Flights(workers)
         self._lock = threading.Lock()
@@ -94,7 +94,7 @@ class Signers:
         signer = self.cached()
         if signer is not None:  # proved while we waited for our turn
             return signer
-        deadline = Deadline.after(self._call_s)
+        deadline = self._bound()
         identity = self._establish(instance_id, deadline)
         name = identity.signer_name
         anchors = load_anchors(self._rules.anchors, identity.domain)
@@ -117,11 +117,16 @@ class Signers:
         trace(5, "ok", signer=name, source="verified now", holds_until=signer.valid_until)
         with self._lock:
             self.fetches += 1
+            self._identity = identity
             self._cache["signer"] = signer
         return signer
 
     def _establish(self, instance_id: str, deadline: Deadline) -> InstanceIdentity:
-        """Learn region and domain once: an instance cannot change them while it runs."""
+        """Learn region and domain, which an instance cannot change while it runs.
+
+        They are kept only once a signer of theirs was proved: else who spoofs metadata for a moment
+        would make us look for the wrong signer for ever.
+        """
         with self._lock:
             identity = self._identity
         if identity is None:
@@ -129,6 +134,4 @@ class Signers:
             if region is None:  # metadata older than placement/region
                 region = region_of_zone(self._metadata.availability_zone(deadline))
             identity = establish(instance_id, region, self._metadata.domain(deadline))
-            with self._lock:
-                self._identity = identity
         return identity

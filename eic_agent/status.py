@@ -44,13 +44,16 @@ def ask(path: Path) -> dict[str, Any]:
         raise NotRunning(f"no agent answers at {path}: {error}") from None
     if reply[:2] != client.GREETING + client.DECIDED:
         raise NotRunning(f"the agent at {path} does not answer this user")
-    status: dict[str, Any] = json.loads(reply[6:])
+    try:
+        status: dict[str, Any] = json.loads(reply[6:])
+    except ValueError:
+        raise NotRunning(f"the agent at {path} did not answer to the end") from None
     return status
 
 
 def text(status: Mapping[str, Any]) -> str:
     """Give the status for people, a line for each fact."""
-    return "\n".join(f"{name:24} {escape(value)}" for name, value in _flat(status))
+    return "\n".join(f"{escape(name):24} {escape(value)}" for name, value in _flat(status))
 
 
 def _flat(status: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

@@ -450,3 +450,24 @@ def test_a_flood_of_broken_blocks_hides_no_good_one_and_fills_no_journal(rig: Ri
     assert answer.lines == (ALICES_KEY.line,)
     assert len(answer.decisions) == 12
     assert "199990 more" in answer.decisions[-1].detail
+
+
+@pytest.mark.parametrize(
+    ("expires", "instance", "reason"),
+    [
+        (1, "i-0123456789abcdef0", Reason.EXPIRED),
+        (int(NOW) + 60, "i-0fedcba987654321f", Reason.OTHER_INSTANCE),
+        (int(NOW) + 60, "i-0123456789abcdef0", Reason.BAD_SIGNATURE),
+    ],
+)
+def test_a_flood_of_forged_blocks_hides_no_good_one_and_fills_no_journal(
+    rig: Rig, expires: int, instance: str, reason: Reason
+) -> None:
+    path = META + "managed-ssh-keys/active-keys/alice/"
+    good = rig.sim.get(path)[1]
+    forged = f"#Timestamp={expires}\n#Instance={instance}\n{ALICES_KEY.line}\nAAAA\n\n".encode()
+    rig.sim.documents[path] = forged * 3000 + good
+    answer = rig.ask(key=ALICES_KEY)
+    assert answer.lines == (ALICES_KEY.line,)
+    assert [d.reason for d in answer.decisions] == [None] + [reason] * 11
+    assert answer.decisions[-1].detail == "2990 more of this reason"

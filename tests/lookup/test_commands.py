@@ -101,6 +101,45 @@ def test_a_mistake_in_the_agents_or_the_logs_table_costs_no_key(machine: Machine
     assert "loud" in done.stderr
 
 
+def test_a_lookup_asks_nothing_after_its_deadline(machine: Machine) -> None:
+    """One after the other, the ten requests of a first lookup would take four seconds."""
+    machine.configure(imds={"deadline_s": 2.0, "endpoint": machine.url})
+    machine.sim.latency_s = 0.4
+    done = machine.run("authorized-keys", "alice")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert sum(machine.sim.requests.values()) <= 5
+
+
+@pytest.mark.parametrize("left", ["0", "0.000", "-1"])
+def test_a_lookup_that_has_no_time_left_decides_nothing(machine: Machine, left: str) -> None:
+    done = machine.run("authorized-keys", "alice", "--deadline-s", left)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "metadata-unavailable" in done.stderr
+
+
+def test_a_process_id_that_is_none_costs_no_key(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for told in ("9" * 5000, "-1", "\u0663", ""):
+        monkeypatch.setenv("EIC_SSHD_PID", told)
+        done = machine.run("authorized-keys", "alice")
+        assert (done.returncode, done.stdout) == (0, ALICES_KEY.line + "\n")
+
+
+def test_keys_that_could_not_be_written_are_not_called_granted(machine: Machine) -> None:
+    command = [sys.executable, "-m", "eic_agent", "--config", str(machine.config)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, "authorized-keys", "alice"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_sshd_that_does_not_wait_is_no_error(machine: Machine) -> None:
     command = [sys.executable, "-m", "eic_agent", "--config", str(machine.config)]
     read, write = os.pipe()

@@ -1,10 +1,12 @@
 """What a lookup gives, asks, remembers and tells."""
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from eic_agent import authorizer
 from eic_agent.authorizer import Question
 from eic_agent.errors import Reason
 from eic_agent.imds import Deadline
@@ -61,8 +63,8 @@ def test_every_key_of_a_user_is_decided_about_on_its_own(rig: Rig) -> None:
     assert [d.reason for d in answer.decisions] == [
         None,
         None,
-        Reason.OTHER_INSTANCE,
         Reason.MALFORMED_BLOCK,
+        Reason.OTHER_INSTANCE,
     ]
 
 
@@ -123,6 +125,25 @@ def test_a_refusal_of_a_user_names_the_key_that_was_offered(rig: Rig) -> None:
     assert decision.caller is None
 
 
+def test_a_user_database_that_does_not_answer_holds_no_lookup_beyond_its_deadline(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+
+    def group_names(user: str) -> frozenset[str]:
+        answered.wait(60)
+        return frozenset({"staff"})
+
+    monkeypatch.setattr(authorizer, "group_names", group_names)
+    rig.rules = replace(rig.rules, policy=Policy(users=UserRules(deny_groups=("wheel",))))
+    agent = rig.agent()
+    answer = agent.lookup(Question("alice"), Deadline.after(0.2))
+    assert answer.undecided is Reason.METADATA_UNAVAILABLE
+    assert "the groups of alice" in answer.detail
+    answered.set()
+    assert rig.ask(agent=agent).lines
+
+
 def test_a_key_pushed_a_moment_ago_is_seen(rig: Rig) -> None:
     agent = rig.agent()
     for _ in range(3):
@@ -153,6 +174,25 @@ def test_a_key_with_an_hour_of_life_is_refused_unless_configured(rig: Rig) -> No
 
 
 # The signer: what is kept, and what makes it fetched again
+
+
+def test_a_region_that_was_forged_for_a_moment_is_not_kept(rig: Rig) -> None:
+    agent = rig.agent()
+    rig.sim.region = "us-west-2"
+    assert rig.refusals(agent=agent) == [Reason.WRONG_SIGNER_NAME]
+    rig.sim.region = "us-east-1"
+    assert rig.ask(agent=agent).lines
+
+
+def test_an_id_that_was_forged_for_a_moment_is_not_kept_where_hardware_knows_none(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.rules = replace(rig.rules, sysfs_root=rig.sim.sysfs(tmp_path / "xen", "xen"))
+    agent = rig.agent()
+    genuine, rig.sim.instance_id = rig.sim.instance_id, "i-0fedcba987654321f"
+    assert rig.refusals(agent=agent) == [Reason.OTHER_INSTANCE]
+    rig.sim.instance_id = genuine
+    assert rig.ask(agent=agent).lines
 
 
 def test_a_signer_is_verified_once_while_it_holds(rig: Rig) -> None:
@@ -261,6 +301,24 @@ def test_a_lookup_ends_at_its_deadline(rig: Rig) -> None:
     rig.sim.latency_s = 3
     answer = rig.agent().lookup(Question("alice"), Deadline.after(0.2))
     assert answer.undecided is Reason.METADATA_UNAVAILABLE
+
+
+def test_more_blocks_than_can_be_read_in_time_are_left_unread(rig: Rig) -> None:
+    rig.sim.documents[KEYS + "alice/"] = b"#\n\n" * 300_000
+    agent = rig.agent()
+    assert len(rig.ask(agent=agent).decisions) == 11  # and everything is known that is kept
+    seen = 0
+
+    def trace(step: int, outcome: str, **facts: object) -> None:
+        nonlocal seen
+        seen += step == 6
+        if seen == 100:
+            object.__setattr__(deadline, "at", 0.0)
+
+    deadline = Deadline.after(60)
+    answer = agent.lookup(Question("alice"), deadline, trace)
+    assert answer.undecided is Reason.METADATA_UNAVAILABLE
+    assert seen == 100
 
 
 def test_anchors_that_are_missing_are_an_invalid_configuration(rig: Rig, tmp_path: Path) -> None:

@@ -43,7 +43,7 @@ def test_an_empty_fingerprint_and_no_pid_are_none(start: StartAgent) -> None:
 
 def test_no_more_time_is_given_than_the_configuration_allows(start: StartAgent) -> None:
     with start(deadline_s=1.5).connect() as connection:
-        send(connection, request(ms=b"9" * 300))
+        send(connection, request(ms=b"9" * 10))
         assert answer_of(connection)[1].split()[-1] == b"1500"
 
 
@@ -92,6 +92,8 @@ def test_requests_come_in_any_pieces(start: StartAgent) -> None:
         (lambda r: len(r).to_bytes(2, "big") + r)(request(pid=b"-1")),
         (lambda r: len(r).to_bytes(2, "big") + r)(request(ms=b"")),
         (lambda r: len(r).to_bytes(2, "big") + r)(request(ms=b" 5")),
+        (lambda r: len(r).to_bytes(2, "big") + r)(request(ms=b"9" * 400)),
+        (lambda r: len(r).to_bytes(2, "big") + r)(request(pid=b"9" * 400)),
         (lambda r: len(r).to_bytes(2, "big") + r)(request() + b"\0"),
         (lambda r: len(r).to_bytes(2, "big") + r)(request().replace(b"EIC1", b"EIC2")),
     ],

@@ -595,3 +595,17 @@ def test_any_value_is_accepted_or_refused_by_its_key(
 ) -> None:
     for error in errors_of(reread, f"{key} = {schema.toml(value)}".encode()):
         assert f"config.toml: {key} " in error
+
+
+def test_a_directory_that_is_closed_to_us_is_an_error_not_an_absence(files: Files) -> None:
+    files.main("")
+    parent = files.path.parent
+    parent.chmod(0)
+    if os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        with pytest.raises(ConfigError, match=r"config\.toml: cannot be read"):
+            load(files.path)
+    finally:
+        os.seteuid(os.getuid())
+        parent.chmod(0o700)

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from eic_agent.errors import MetadataUnavailable
-from eic_agent.flights import Flights
+from eic_agent.flights import Daemons, Flights
 
 
 @pytest.fixture
@@ -125,3 +125,8 @@ def test_everybody_gets_the_error_and_the_next_call_is_a_new_one(
     with pytest.raises(MetadataUnavailable, match="down"):
         flights.get("k", call, 30)
     assert flights.get("k", call, 30) == 7
+
+
+def test_a_call_run_by_daemons_is_answered_by_a_thread_that_no_process_waits_for() -> None:
+    flights = Flights[bool](Daemons())
+    assert flights.get("k", lambda: threading.current_thread().daemon, 30)

@@ -111,6 +111,12 @@ def test_all_four_lists_must_let_a_user_pass(rules: UserRules, allowed: set[str]
         assert reason(refusal) is (None if user in allowed else Reason.USER_NOT_ALLOWED)
 
 
+def test_a_user_whose_groups_nobody_knows_passes_no_deny_groups() -> None:
+    """The user database may be the one that is down."""
+    refusal = check_user("eve", UserRules(deny_groups=("wheel",)), lambda _user: frozenset())
+    assert reason(refusal) is Reason.USER_NOT_ALLOWED
+
+
 def test_a_user_without_groups_passes_no_allow_groups() -> None:
     refusal = check_user(
         "eve", UserRules(allow_groups=("*",)), {"eve": frozenset[str]()}.__getitem__
