@@ -29,11 +29,18 @@ lock: $(VENV)/.ready
 deb: $(VENV)/.ready
 	$(BIN)/python packaging/build.py deb
 
+PYTEST = $(BIN)/python -m pytest -n 4 --dist loadgroup --cov=eic_agent --cov-branch --cov-report=
+# What decides about trust is tested branch by branch.
+DECIDING = eic_agent/identity.py,eic_agent/keyblock.py,eic_agent/ocsp.py,eic_agent/policy.py,eic_agent/trust.py
+COVERED = $(BIN)/coverage report --include=$(DECIDING) --fail-under=100 --show-missing
+
 unit: $(VENV)/.ready
-	$(BIN)/python -m pytest -n 4 tests/unit
+	$(PYTEST) tests/unit
+	$(COVERED)
 
 test: $(VENV)/.ready
-	$(BIN)/python -m pytest
+	$(PYTEST)
+	$(COVERED)
 
 demo: $(VENV)/.ready
 	@$(BIN)/python -m tests.sandbox.demo
