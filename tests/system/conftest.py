@@ -1,14 +1,15 @@
 """Images and machines that the tests of this directory share."""
 
 import contextlib
-import functools
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.system import images
+from tests.system import images, packages
+from tests.system.instance import Instance, simulated
 from tests.system.machine import Machine
 
 
@@ -30,13 +31,41 @@ def release(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture(scope="session")
-def boot(release: str, _images: dict[str, "Future[Path]"]) -> Callable[[str], Machine]:
-    """Give a machine of this release, which boots as it is entered."""
-    return functools.partial(Machine, _images[release].result())
+def image(release: str, _images: dict[str, "Future[Path]"]) -> Path:
+    """The root file system of this release, without the agent."""
+    return _images[release].result()
 
 
 @pytest.fixture(scope="module")
-def plain(boot: Callable[[str], Machine]) -> Iterator[Machine]:
+def plain(image: Path) -> Iterator[Machine]:
     """A booted machine without the agent, for tests that leave it as it was."""
-    with boot("plain") as machine:
+    with Machine("plain", image) as machine:
         yield machine
+
+
+@pytest.fixture(scope="session")
+def deb(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package under test."""
+    images.ready()
+    return packages.built_deb(tmp_path_factory.mktemp("deb"))
+
+
+@pytest.fixture(scope="session")
+def installed(image: Path, deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """What installing the package leaves in the file system, to be laid over the image."""
+    layer = tmp_path_factory.mktemp("layer") / "installed"
+    with Machine("installed", image) as machine:
+        machine.copy_in(deb, "/run-once/eic-agent.deb")
+        machine.run("apt-get", "install", "--yes", "/run-once/eic-agent.deb")
+        machine.run("rm", "-r", "/run-once")
+        machine.power_off()
+        machine.save(layer)
+    yield layer
+    shutil.rmtree(layer)
+
+
+@pytest.fixture
+def instance(installed: Path, image: Path, tmp_path: Path) -> Iterator[Instance]:
+    """An instance of one's own with the agent installed, booted and otherwise untouched."""
+    with Machine("agent", installed, image) as machine, simulated(machine, tmp_path) as instance:
+        yield instance

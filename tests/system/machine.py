@@ -7,12 +7,14 @@ a namespace with nothing but loopback, so it reaches nothing outside and nothing
 
 import contextlib
 import ctypes
+import io
 import json
 import os
 import re
 import shutil
 import signal
 import subprocess
+import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -30,7 +32,7 @@ _CLONE_NEWNET = 0x40000000
 
 # Where nspawn may not register a machine, it leaves a reboot to who started it.
 _REBOOT_STATUS = 133
-# $1: image, $2: directory for the overlay, $3: cgroup, then nspawn's command line.
+# $1: layers joined by colons, $2: where to put the overlay, $3: cgroup, then what nspawn is given.
 _START = """
 set -eu
 if [ ! -d "$2/root" ]; then
@@ -49,15 +51,20 @@ class CommandFailed(AssertionError):
 
 
 class Machine:
-    """One machine, from `boot` until `close`; the context manager does both."""
+    """One machine, from `boot` until `close`; the context manager does both.
 
-    def __init__(self, image: Path, name: str) -> None:
+    Its root file system lies over `layers`, directories of which the first is uppermost: an image,
+    and perhaps what `save` kept of other machines.
+    """
+
+    def __init__(self, name: str, *layers: Path) -> None:
         self.name = name
-        self.image = image
+        self.layers = layers
         self.directory = Path(tempfile.mkdtemp(prefix=f"eic-{name}-"))
+        self.cgroup = _cgroup2() / self.directory.name
         self._console = self.directory / "console.log"
         self._overlay = self.directory / "overlay"
-        self.cgroup = _cgroup2() / self.directory.name
+        self._mounts = -1
         self._nspawn: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> "Machine":
@@ -82,21 +89,35 @@ class Machine:
         except OSError as error:
             lacking(f"leave to make a cgroup ({error})", "run the tests outside of a container")
         self._start("unshare", "--mount", "--propagation", "private", "--")
+        assert self._nspawn is not None
+        self._mounts = os.open(f"/proc/{self._nspawn.pid}/ns/mnt", os.O_RDONLY)
 
     def reboot(self) -> None:
-        """Reboot in an orderly way, and return once the machine is up again.
+        """Reboot in an orderly way and return once the machine is up again."""
+        self._shut_down("reboot", _REBOOT_STATUS)
+        self._start(*self._in_mounts())
 
-        Its loopback loses what addresses were added.
-        """
+    def power_off(self) -> None:
+        """Shut down in an orderly way; what is in the file system stays until `close`."""
+        self._shut_down("poweroff", 0)
+        self._nspawn = None
+
+    def save(self, layer: Path) -> None:
+        """Copy what this machine, powered off, has changed in its file system into a directory."""
+        subprocess.run(
+            [*self._in_mounts(), "cp", "--archive", self._overlay / "upper", layer], check=True
+        )
+
+    def _shut_down(self, command: str, expected: int) -> None:
         assert self._nspawn is not None
-        mounts = os.open(f"/proc/{self._nspawn.pid}/ns/mnt", os.O_RDONLY)
-        try:
-            self.run("systemctl", "reboot", check=False)
-            if self._nspawn.wait(BOOT_S) != _REBOOT_STATUS:
-                raise CommandFailed(f"{self.name} did not reboot\n{self._console_text()}")
-            self._start("nsenter", f"--mount=/proc/{os.getpid()}/fd/{mounts}", "--")
-        finally:
-            os.close(mounts)
+        self.run("systemctl", command, check=False)
+        if (status := self._nspawn.wait(BOOT_S)) != expected:
+            raise CommandFailed(
+                f"{command} ended {self.name} with {status}\n{self._console_text()}"
+            )
+
+    def _in_mounts(self) -> list[str]:
+        return ["nsenter", f"--mount=/proc/{os.getpid()}/fd/{self._mounts}", "--"]
 
     def _start(self, *in_namespace: str) -> None:
         nspawn = [
@@ -108,7 +129,8 @@ class Machine:
             *("--capability=CAP_BPF,CAP_PERFMON", "--system-call-filter=bpf perf_event_open"),
             "--console=pipe",
         ]
-        start = ["sh", "-c", _START, "sh", str(self.image), str(self._overlay), str(self.cgroup)]
+        layers = ":".join(map(str, self.layers))
+        start = ["sh", "-c", _START, "sh", layers, str(self._overlay), str(self.cgroup)]
         with self._console.open("ab") as console:
             self._nspawn = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", "--", *in_namespace, *start, *nspawn],
@@ -152,6 +174,9 @@ class Machine:
                 self._nspawn.kill()
                 self._nspawn.wait()
             self._nspawn = None
+        if self._mounts != -1:
+            os.close(self._mounts)
+            self._mounts = -1
         if self.cgroup.exists():
             until(lambda: "populated 0" in (self.cgroup / "cgroup.events").read_text(), "its end")
             for directory, _, _ in os.walk(self.cgroup, topdown=False):
@@ -179,7 +204,10 @@ class Machine:
 
     @property
     def root(self) -> Path:
-        """The machine's root file system from this side; /proc, /run and the like are elsewhere."""
+        """The machine's root file system from this side, to be read; /run and such are elsewhere.
+
+        An absolute symbolic link in there leads to a file of this machine.
+        """
         assert self._nspawn is not None
         return Path(f"/proc/{self._nspawn.pid}/root{self._overlay}/root")
 
@@ -188,7 +216,7 @@ class Machine:
         *command: str,
         check: bool = True,
         user: str | None = None,
-        stdin: str = "",
+        stdin: bytes = b"",
         timeout_s: float = 120.0,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command in the machine, as root or as `user`, and return what it wrote.
@@ -198,42 +226,39 @@ class Machine:
         if user is not None:
             command = ("runuser", "-u", user, "--", *command)
         entering = ("nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net")
-        within = ("--pid", "--cgroup", "--root", "--wd=/", "--", "env", "-i", *_ENVIRONMENT)
+        within = ("--pid", "--cgroup", "--", "env", "-i", *_ENVIRONMENT)
         done = subprocess.run(
             [*entering, *within, *command],
             input=stdin,
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=timeout_s,
             check=False,
         )
+        stdout, stderr = (text.decode(errors="replace") for text in (done.stdout, done.stderr))
         if check and done.returncode:
-            raise CommandFailed(
-                f"{self.name}: {' '.join(command)} ended with {done.returncode}\n"
-                f"{done.stdout}{done.stderr}"
-            )
-        return done
+            said = f"{' '.join(command)} ended with {done.returncode}\n{stdout}{stderr}"
+            raise CommandFailed(f"{self.name}: {said}")
+        return subprocess.CompletedProcess(command, done.returncode, stdout, stderr)
 
-    def sh(self, script: str, *, check: bool = True) -> str:
-        """Run a shell script in the machine and return its standard output."""
-        return self.run("sh", "-euc", script, check=check).stdout
+    def sh(self, script: str) -> str:
+        """Run a shell script in the machine, as root, and return its standard output."""
+        return self.run("sh", "-euc", script).stdout
 
     def write(self, path: str, content: str | bytes, mode: int = 0o644) -> None:
-        """Write a file of root's in the machine, and the directories above it."""
-        target = self.root / path.lstrip("/")
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_bytes(content.encode() if isinstance(content, str) else content)
-        target.chmod(mode)
+        """Write a file of root's in the machine, and make the directories above it."""
+        content = content.encode() if isinstance(content, str) else content
+        self.run("install", "-D", f"--mode={mode:o}", "/dev/stdin", path, stdin=content)
 
     def copy_in(self, source: Path, target: str) -> None:
         """Copy a file, or a directory with all in it, to this path in the machine."""
-        inside = self.root / target.lstrip("/")
-        inside.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, inside, symlinks=True)
-        else:
-            shutil.copy2(source, inside)
+        if source.is_file():
+            self.write(target, source.read_bytes(), source.stat().st_mode & 0o777)
+            return
+        packed = io.BytesIO()
+        with tarfile.open(fileobj=packed, mode="w") as archive:
+            archive.add(source, arcname=".")
+        self.run("mkdir", "--parents", target)
+        self.run("tar", "-C", target, "--no-same-owner", "-x", stdin=packed.getvalue())
 
     def journal(self, *matches: str) -> list[dict[str, str]]:
         """Return the journal's entries that match, oldest first: "_SYSTEMD_UNIT=ssh.service"."""
@@ -257,7 +282,7 @@ class Machine:
                 _enter_network(here.fileno())
 
     def add_address(self, address: str) -> None:
-        """Make an address one of the machine's own; it stays until a reboot."""
+        """Make an address one of the machine's own, until it reboots."""
         self.run("ip", "address", "replace", address, "dev", "lo")
 
     def ssh(

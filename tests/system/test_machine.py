@@ -59,15 +59,29 @@ def test_a_machine_has_no_way_out(plain: Machine) -> None:
 
 def test_a_machine_leaves_nothing_behind(plain: Machine) -> None:
     """Neither what it changed in its image, nor processes, cgroups, mounts or files here."""
-    passing = Machine(plain.image, "passing")
-    with passing:
-        passing.write("/etc/written-in-a-machine", "")
-        passing.reboot()
-        assert passing.run("cat", "/etc/written-in-a-machine").stdout == ""
+    (image,) = plain.layers
+    with Machine("passing", image) as passing:
+        passing.write("/etc/passed-here", "")
         leader = passing.leader
         kept = [passing.directory, passing.cgroup]
         assert all(path.is_dir() for path in kept)
     assert not Path(f"/proc/{leader}").exists()
     assert not any(path.exists() for path in kept)
     assert str(passing.directory) not in Path("/proc/self/mountinfo").read_text()
-    assert not (plain.image / "etc/written-in-a-machine").exists()
+    assert not (image / "etc/passed-here").exists()
+
+
+def test_what_a_machine_wrote_outlives_a_reboot_and_is_saved_for_others(
+    plain: Machine, tmp_path: Path
+) -> None:
+    layer = tmp_path / "layer"
+    with Machine("first", *plain.layers) as first:
+        first.write("/etc/kept", "kept\n")
+        first.run("rm", "/etc/skel/.profile")
+        first.reboot()
+        assert first.sh("cat /etc/kept") == "kept\n"
+        first.power_off()
+        first.save(layer)
+    with Machine("second", layer, *plain.layers) as second:
+        assert second.sh("cat /etc/kept") == "kept\n"
+        assert second.run("test", "-e", "/etc/skel/.profile", check=False).returncode == 1

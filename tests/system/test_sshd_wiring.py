@@ -3,7 +3,7 @@
 import contextlib
 import json
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -79,12 +79,10 @@ class Wired:
 
 
 @pytest.fixture(scope="module")
-def wired(
-    boot: Callable[[str], Machine], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Wired]:
+def wired(image: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Wired]:
     identity = tmp_path_factory.mktemp("wiring") / "id"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", identity], check=True)
-    with boot("wiring") as machine:
+    with Machine("wiring", image) as machine:
         yield Wired(machine, identity)
 
 
