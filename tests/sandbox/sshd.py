@@ -48,8 +48,7 @@ class Sshd:
     configuration; `directory` must be reachable by the user that the agent runs as. On a machine
     of its own it listens at port 22 of `address`, and `port` is a loopback port outside that leads
     there. `settings` are lines of sshd_config that go before all others, and so win. `resident`
-    starts `eic-agent serve` beside it; without, every lookup is a process of its own. `alias` is
-    one more name that `known_hosts` has for it.
+    starts `eic-agent serve` beside it; without, every lookup is a process of its own.
     """
 
     def __init__(
@@ -62,7 +61,6 @@ class Sshd:
         user: str | None = None,
         settings: str = "",
         resident: bool = False,
-        alias: str = "",
     ) -> None:
         self.directory = directory
         self.address = address
@@ -77,7 +75,6 @@ class Sshd:
         self._machine = machine
         self._settings = settings
         self._resident = resident
-        self._alias = alias
         self._socket = directory / AGENT_SOCKET.name
         self._listen_port = 22 if machine else 0
         self._running = contextlib.ExitStack()
@@ -178,8 +175,8 @@ class Sshd:
     def _write_known_hosts(self) -> None:
         key = (self.directory / "host_key.pub").read_text()
         hosts = f"[127.0.0.1]:{self.port}"
-        for name in (self.address if self._machine else "", self._alias):
-            hosts += f",{name}" if name else ""
+        if self._machine:
+            hosts += f",{self.address}"
         (self.directory / "known_hosts").write_text(f"{hosts} {key}")
 
     def _start_agent(self, stack: contextlib.ExitStack) -> None:

@@ -1,1 +1,0 @@
-"""Clients that people use, unchanged, against the sandbox."""
