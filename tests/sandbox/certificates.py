@@ -11,9 +11,11 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from tests.simulator.pki import DAY, Recipe
 from tests.simulator.rsa_keys import rsa_key
 
+CA_BUNDLE = "ca.pem"
 
-def server_tls(directory: Path, now: float) -> tuple[ssl.SSLContext, Path]:
-    """Make a CA and a certificate for localhost; give the server's context and the CA's PEM."""
+
+def server_tls(directory: Path, now: float) -> ssl.SSLContext:
+    """Make a certificate for localhost, and leave that of its CA in the directory."""
     authority = _recipe("EC2 Instance Connect sandbox CA", 1, now)
     server = _recipe("localhost", 2, now, authority)
     server.is_ca = False
@@ -21,8 +23,7 @@ def server_tls(directory: Path, now: float) -> tuple[ssl.SSLContext, Path]:
     server.extended_usages = [ExtendedKeyUsageOID.SERVER_AUTH]
     names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
     server.extra = [(x509.SubjectAlternativeName(names), False)]
-    bundle = directory / "ca.pem"
-    bundle.write_bytes(authority.pem)
+    (directory / CA_BUNDLE).write_bytes(authority.pem)
     chain = directory / "tls.pem"
     chain.touch(mode=0o600)
     private = server.key.private_bytes(
@@ -33,7 +34,7 @@ def server_tls(directory: Path, now: float) -> tuple[ssl.SSLContext, Path]:
     chain.write_bytes(private + server.pem)
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(chain)
-    return context, bundle
+    return context
 
 
 def _recipe(name: str, serial: int, now: float, issuer: Recipe | None = None) -> Recipe:

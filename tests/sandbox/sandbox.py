@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tests.sandbox import iam
 from tests.sandbox.api import InstanceConnectApi
-from tests.sandbox.certificates import server_tls
+from tests.sandbox.certificates import CA_BUNDLE, server_tls
 from tests.sandbox.cloudtrail import Trail
 from tests.sandbox.ec2 import DescribeApi
 from tests.sandbox.frontend import Frontend
@@ -62,7 +62,7 @@ class Sandbox:
         endpoint: Endpoint,
         trail: Trail,
         api_url: str,
-        ca_bundle: Path,
+        directory: Path,
     ) -> None:
         self.instances = instances
         self.hosts = hosts
@@ -70,7 +70,7 @@ class Sandbox:
         self.endpoint = endpoint
         self.trail = trail
         self.api_url = api_url
-        self.ca_bundle = ca_bundle
+        self.directory = directory
 
     @property
     def instance(self) -> Instance:
@@ -101,7 +101,7 @@ class Sandbox:
             "AWS_DEFAULT_REGION": REGION,
             "AWS_ACCESS_KEY_ID": who.access_key_id,
             "AWS_SECRET_ACCESS_KEY": who.secret_access_key,
-            "AWS_CA_BUNDLE": str(self.ca_bundle),
+            "AWS_CA_BUNDLE": str(self.directory / CA_BUNDLE),
             "EIC_SANDBOX_INSTANCE": self.instance.id,
             "EIC_SANDBOX_HOST": self.instance.public_ip,
             "EIC_SANDBOX_PORT": str(self.instance.ssh_port),
@@ -134,7 +134,7 @@ def running_sandbox(directory: Path, options: Options | None = None) -> Iterator
     by_id = {instance.id: instance for instance in instances}
     trail = Trail(options.trail or directory / "cloudtrail.jsonl")
     endpoint = Endpoint("", REGION)
-    tls, ca_bundle = server_tls(directory, time.time())
+    tls = server_tls(directory, time.time())
     frontend = Frontend(
         by_key,
         InstanceConnectApi(by_id),
@@ -153,7 +153,8 @@ def running_sandbox(directory: Path, options: Options | None = None) -> Iterator
         stack.enter_context(
             TunnelEndpoint(endpoint, by_id, by_key, trail, tls, port=options.tunnel_port)
         )
-        yield Sandbox(instances, hosts, principals, endpoint, trail, server.url, ca_bundle)
+        _write_ssh_files(directory, instances, hosts)
+        yield Sandbox(instances, hosts, principals, endpoint, trail, server.url, directory)
 
 
 def _hosts(
@@ -186,6 +187,19 @@ def _hosts(
         stack.enter_context(host)
         instance.ssh_port = host.port
         yield host
+
+
+def _write_ssh_files(directory: Path, instances: list[Instance], hosts: list[Sshd]) -> None:
+    """Write `known_hosts` of all instances, and an `ssh_config` that knows them by their ids."""
+    known_hosts = directory / "known_hosts"
+    known_hosts.write_text("".join((host.directory / "known_hosts").read_text() for host in hosts))
+    stanzas = [
+        f"Host {instance.id}\n    HostName {instance.public_ip}\n    Port {instance.ssh_port}\n"
+        f"    User {host.user}\n"
+        for instance, host in zip(instances, hosts, strict=True)
+    ]
+    always = f"Host *\n    UserKnownHostsFile {known_hosts}\n    IdentitiesOnly yes\n"
+    (directory / "ssh_config").write_text("".join([*stanzas, always]))
 
 
 def _instance(number: int) -> Instance:

@@ -19,7 +19,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from tests.sandbox import iam
-from tests.sandbox.certificates import server_tls
+from tests.sandbox.certificates import CA_BUNDLE, server_tls
 from tests.sandbox.cloudtrail import Trail
 from tests.sandbox.instance import Endpoint, Instance
 from tests.sandbox.tunnel import TunnelEndpoint
@@ -98,7 +98,8 @@ def echo() -> Iterator[int]:
 def rig(echo: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
     instance = Instance(MetadataSimulator())
     instance.ssh_port = echo
-    tls, ca_bundle = server_tls(tmp_path, time.time())
+    tls = server_tls(tmp_path, time.time())
+    ca_bundle = tmp_path / CA_BUNDLE
     monkeypatch.setenv("AWS_CA_BUNDLE", str(ca_bundle))
     rig = Rig(Endpoint("", "us-east-1"), instance, Trail(tmp_path / "trail"), ca_bundle)
     by_key = {principal.access_key_id: principal for principal in (ALICE, BOB)}
