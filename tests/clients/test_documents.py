@@ -1,7 +1,9 @@
 """What the documents show is what happens: their commands are run, and their output compared."""
 
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -117,6 +119,25 @@ def test_the_commands_for_each_client_print_what_the_document_shows(site: Site, 
 def test_the_message_of_every_client_for_an_expired_key_is_in_the_document() -> None:
     for client in CLIENTS:
         assert client.denied in CLIENTS_DOC
+
+
+def test_the_lines_for_ci_start_a_sandbox_use_it_and_end_it(tmp_path: Path) -> None:
+    (block,) = re.findall(r"^```sh\n(.*?)^```$", SANDBOX_DOC, re.MULTILINE | re.DOTALL)
+    make, *lines = block.splitlines()
+    assert make == "make .venv/.ready"
+    here = "\n".join(lines).replace(".venv/bin/python", sys.executable)
+    here = here.replace(".venv/bin/aws", str(Path(sys.executable).with_name("aws")))
+    done = subprocess.run(
+        ["bash", "-c", here],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY), "AWS_PAGER": ""},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=TIMEOUT_S,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == '"arn:aws:sts::123456789012:assumed-role/Developer/alice"\n'
 
 
 def test_the_document_shows_what_the_sandbox_prints(site: Site, desk: Path) -> None:
