@@ -1,6 +1,7 @@
 """Whole logins: an sshd of our own on the loopback interface, and the ssh that logs in there."""
 
 import getpass
+import os
 import shlex
 import shutil
 import socket
@@ -25,29 +26,28 @@ def find(program: str) -> str:
     return path
 
 
-class Sshd:
-    """An sshd that takes its keys from a file or from a command, while the context lasts."""
+def asking(command: Sequence[str]) -> list[str]:
+    """Options for an sshd that asks this command for keys."""
+    return [
+        f"AuthorizedKeysCommand {shlex.join(command)} %u %f",
+        f"AuthorizedKeysCommandUser {getpass.getuser()}",
+    ]
 
-    def __init__(
-        self,
-        directory: Path,
-        key: SSHKey,
-        *,
-        keys_file: Path | None = None,
-        command: Sequence[str] = (),
-    ) -> None:
+
+class Sshd:
+    """An sshd with some options more, for one key to log in, while the context lasts."""
+
+    def __init__(self, directory: Path, key: SSHKey, options: Sequence[str]) -> None:
         self.user = getpass.getuser()
         self._directory = directory
         self._key = key
-        self._keys = [f"AuthorizedKeysFile {keys_file or 'none'}"]
-        if command:
-            self._keys += [
-                f"AuthorizedKeysCommand {shlex.join(command)} %u %f",
-                f"AuthorizedKeysCommandUser {self.user}",
-            ]
+        self._options = options
 
     def __enter__(self) -> "Sshd":
         self._directory.mkdir()
+        if os.geteuid() == 0:
+            # Where sshd puts its unprivileged child; made at boot where sshd is a service.
+            Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)
         host_key = self._directory / "host_key"
         keygen = [find("ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", str(host_key)]
         subprocess.run(keygen, check=True)
@@ -63,7 +63,9 @@ class Sshd:
             "StrictModes no",
             "PermitRootLogin prohibit-password",
             "AuthenticationMethods publickey",
-            *self._keys,
+            *self._options,
+            # The first value holds: no keys in files unless the options have some.
+            "AuthorizedKeysFile none",
         ]
         config.write_text("\n".join(lines) + "\n")
         host_key_line = host_key.with_suffix(".pub").read_text()

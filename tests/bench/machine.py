@@ -117,7 +117,6 @@ def _serve_metadata(*, is_instance: bool) -> MetadataProcess:
 def _become_instance(directory: Path, sysfs: Path, root_name: str, anchors: Path) -> None:
     for path in ("/run", "/dev/shm"):
         _run("mount", "-t", "tmpfs", "tmpfs", path)
-    Path("/run/sshd").mkdir(mode=0o755)
     _run("mount", "--bind", str(sysfs), "/sys")
     # Beside the system's own authorities: what openssl reads of them is part of what is measured.
     certificates = directory / "certs"

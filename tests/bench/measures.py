@@ -12,7 +12,7 @@ from tests.bench import metadata
 from tests.bench.agents import Activated, Agent, Resident, answerer
 from tests.bench.launched import Launcher
 from tests.bench.load import Load, LoadReport
-from tests.bench.logins import Sshd
+from tests.bench.logins import Sshd, asking
 from tests.bench.machine import CLIENT, PYTHON, USERS, BenchError, Machine, import_path
 from tests.bench.rounds import Contestant, run_rounds
 from tests.simulator import SSHKey, new_key
@@ -41,6 +41,12 @@ class Bench:
         for number, user in USERS.items():
             others = [new_key().line for _ in range(number - 1)]
             self.lines[user] = [*others, self.key.line] if number else []
+
+    def push(self, user: str, lines: list[str]) -> None:
+        """Let a user have these keys from now on."""
+        self.lines[user] = lines
+        self._pushed_at = float("-inf")
+        self.refresh()
 
     def refresh(self) -> None:
         """Push every key anew before the first of them expires."""
@@ -173,19 +179,18 @@ def logins(bench: Bench) -> list[Contestant]:
     keys_file.write_text(bench.key.line + "\n")
     with ExitStack() as stack:
 
-        def sshd(name: str, **keys: object) -> Sshd:
-            return stack.enter_context(Sshd(machine.directory / name, bench.key, **keys))  # type: ignore[arg-type] # one of two options, each with its type
+        def sshd(name: str, *options: str) -> Sshd:
+            return stack.enter_context(Sshd(machine.directory / name, bench.key, options))
 
-        from_file = sshd("sshd-file", keys_file=keys_file)
-        through_us = sshd("sshd-agent", command=machine.client(bench.warm.path))
-        bench.lines[from_file.user] = [bench.key.line]
-        bench._pushed_at = float("-inf")
+        from_file = sshd("sshd-file", f"AuthorizedKeysFile {keys_file}")
+        through_us = sshd("sshd-agent", *asking(machine.client(bench.warm.path)))
+        bench.push(from_file.user, [bench.key.line])
         found = [
             Contestant("key in a file", from_file.login),
             Contestant("through the agent, warm", through_us.login, agent=bench.warm),
         ]
         if bench.reference is not None:
-            reference = sshd("sshd-reference", command=["/bin/sh", str(bench.reference)])
+            reference = sshd("sshd-reference", *asking(["/bin/sh", str(bench.reference)]))
             found.append(Contestant("through the shell reference", reference.login, may_fail=True))
         bench.run(found, max(bench.rounds // 2, 1))
     return found
@@ -193,12 +198,22 @@ def logins(bench: Bench) -> list[Contestant]:
 
 def growth(bench: Bench) -> dict[str, dict[int, Contestant]]:
     """The same lookup for users with more and more keys."""
-    names = {"warm": "client, agent warm", "one-process": "one process"}
+    ways = {"client, agent warm": "warm", "one process": "one-process"}
     if bench.reference is not None:
-        names["reference"] = "shell reference"
+        ways["shell reference"] = "reference"
+    numbers = [number for number in USERS if number]
     table = {
-        name: {n: bench.lookup(f"{name}, {n} keys", n, way) for n in USERS if n}
-        for way, name in names.items()
+        name: {number: bench.lookup(f"{name}, {number} keys", number, way) for number in numbers}
+        for name, way in ways.items()
+    }
+    table["client, agent warm, every key wanted"] = {
+        number: Contestant(
+            f"{number} keys, all wanted",
+            bench.machine.client(bench.warm.path, USERS[number]),
+            frozenset(bench.lines[USERS[number]]),
+            bench.warm,
+        )
+        for number in numbers
     }
     every = [contestant for row in table.values() for contestant in row.values()]
     bench.run(every, max(bench.rounds // 4, 1))
