@@ -10,6 +10,7 @@ from pathlib import Path
 
 from tests.sandbox.iam import Principal
 
+FILE = "cloudtrail.jsonl"
 EVENT_SOURCE = "ec2-instance-connect.amazonaws.com"
 
 

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.sandbox import iam
+from tests.sandbox import cloudtrail, iam
 from tests.sandbox.api import InstanceConnectApi
 from tests.sandbox.certificates import CA_BUNDLE, server_tls
 from tests.sandbox.cloudtrail import Trail
@@ -132,7 +132,7 @@ def running_sandbox(directory: Path, options: Options | None = None) -> Iterator
     by_key = {principal.access_key_id: principal for principal in principals}
     instances = [_instance(number) for number in range(options.instances)]
     by_id = {instance.id: instance for instance in instances}
-    trail = Trail(options.trail or directory / "cloudtrail.jsonl")
+    trail = Trail(options.trail or directory / cloudtrail.FILE)
     endpoint = Endpoint("", REGION)
     tls = server_tls(directory, time.time())
     frontend = Frontend(
@@ -183,6 +183,7 @@ def _hosts(
             user=USER if place else None,
             settings=options.settings,
             resident=options.resident,
+            alias=instance.id,
         )
         stack.enter_context(host)
         instance.ssh_port = host.port

@@ -48,7 +48,8 @@ class Sshd:
     configuration; `directory` must be reachable by the user that the agent runs as. On a machine
     of its own it listens at port 22 of `address`, and `port` is a loopback port outside that leads
     there. `settings` are lines of sshd_config that go before all others, and so win. `resident`
-    starts `eic-agent serve` beside it; without, every lookup is a process of its own.
+    starts `eic-agent serve` beside it; without, every lookup is a process of its own. `alias` is
+    one more name that `known_hosts` has for it.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Sshd:
         user: str | None = None,
         settings: str = "",
         resident: bool = False,
+        alias: str = "",
     ) -> None:
         self.directory = directory
         self.address = address
@@ -75,6 +77,7 @@ class Sshd:
         self._machine = machine
         self._settings = settings
         self._resident = resident
+        self._alias = alias
         self._socket = directory / AGENT_SOCKET.name
         self._listen_port = 22 if machine else 0
         self._running = contextlib.ExitStack()
@@ -175,8 +178,8 @@ class Sshd:
     def _write_known_hosts(self) -> None:
         key = (self.directory / "host_key.pub").read_text()
         hosts = f"[127.0.0.1]:{self.port}"
-        if self._machine:
-            hosts += f",{self.address}"
+        for name in (self.address if self._machine else "", self._alias):
+            hosts += f",{name}" if name else ""
         (self.directory / "known_hosts").write_text(f"{hosts} {key}")
 
     def _start_agent(self, stack: contextlib.ExitStack) -> None:

@@ -1,0 +1,1 @@
+"""Clients that people use, unchanged, against the sandbox."""
