@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from eic_agent.ocsp import Staple, Status, UnreadableStaple, Verdict
@@ -314,7 +314,12 @@ _SIM = simulator.MetadataSimulator(now=NOW)
 _GOOD = Recipe(_SIM.pki.leaf, responder=_SIM.pki.responder(_SIM.pki.intermediate)).der(NOW)
 
 
+def signed_part(der: bytes) -> bytes:
+    return ocsp.load_der_ocsp_response(der).tbs_response_bytes
+
+
 @settings(max_examples=2000, deadline=None)
+@example(at=200, value=1, cut=False)
 @given(at=st.integers(0, len(_GOOD) - 1), value=st.integers(0, 255), cut=st.booleans())
 def test_a_changed_staple_is_never_good(at: int, value: int, *, cut: bool) -> None:
     changed = _GOOD[:at] if cut else _GOOD[:at] + bytes([value]) + _GOOD[at + 1 :]
@@ -324,5 +329,5 @@ def test_a_changed_staple_is_never_good(at: int, value: int, *, cut: bool) -> No
     except UnreadableStaple:
         return
     if changed != _GOOD and verdict.status is Status.GOOD:
-        # Only what no signature covers may differ: the certificates' own outer encoding.
-        assert changed[: len(changed) // 3] == _GOOD[: len(_GOOD) // 3]
+        # Only what no signature covers may differ: the encoding around it, unused bits included.
+        assert signed_part(changed) == signed_part(_GOOD)
