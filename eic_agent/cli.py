@@ -13,8 +13,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
-from cryptography.utils import CryptographyDeprecationWarning
-
 from eic_agent import __version__, client, config, sshd, status
 from eic_agent.agent import Agent, explained, without_configuration
 from eic_agent.authorizer import Authorizer, Counters, Question, Rules
@@ -33,8 +31,9 @@ _FETCHERS = 32
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
-    # Roots of old in the system store have serial numbers that the library warns about.
-    warnings.simplefilter("ignore", CryptographyDeprecationWarning)
+    # The library warns of serial numbers of old roots in the system store, and of names in whatever
+    # certificate is served; CryptographyDeprecationWarning is one of these, too.
+    warnings.simplefilter("ignore", UserWarning)
     args = _parser().parse_args(_protect_user(list(sys.argv[1:] if argv is None else argv)))
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)

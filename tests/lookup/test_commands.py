@@ -1,5 +1,6 @@
 """The commands as they are run: arguments in, exit status and output out."""
 
+import base64
 import json
 import os
 import re
@@ -138,6 +139,22 @@ def test_keys_that_could_not_be_written_are_not_called_granted(machine: Machine)
             check=False,
         )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_certificate_that_the_library_warns_of_adds_no_line(machine: Machine) -> None:
+    """Its organization made a country, of which the library says that it is too long."""
+    der, organization = machine.sim.pki.intermediate.der, bytes.fromhex("0603 55040a")
+    assert organization in der
+    body = base64.encodebytes(der.replace(organization, bytes.fromhex("0603 550406")))
+    machine.sim.documents["/latest/meta-data/managed-ssh-keys/signer-cert/"] = (
+        machine.sim.pki.leaf.pem
+        + b"-----BEGIN CERTIFICATE-----\n"
+        + body
+        + b"-----END CERTIFICATE-----\n"
+    )
+    done = machine.run("authorized-keys", "alice")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "Warning" not in done.stderr
 
 
 def test_sshd_that_does_not_wait_is_no_error(machine: Machine) -> None:
