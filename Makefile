@@ -29,6 +29,12 @@ lock: $(VENV)/.ready
 deb: $(VENV)/.ready
 	$(BIN)/python packaging/build.py deb
 
+# The Python that runs the agent where the rpms are installed.
+RPM_PYTHON = python3.11
+
+rpm: $(VENV)/.ready
+	$(BIN)/python packaging/build.py rpm --python $(RPM_PYTHON)
+
 PYTEST = $(BIN)/python -m pytest -n 4 --dist loadgroup --cov=eic_agent --cov-branch --cov-report=
 # What decides about trust is tested branch by branch.
 DECIDING = eic_agent/identity.py,eic_agent/keyblock.py,eic_agent/ocsp.py,eic_agent/policy.py,eic_agent/trust.py

@@ -8,11 +8,14 @@ stamp is that of the last commit, or SOURCE_DATE_EPOCH where that is set.
 import argparse
 import email.utils
 import functools
+import gzip
 import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -42,11 +45,14 @@ def _output(*command: str) -> str:
     return ran.stdout
 
 
+def _require(program: str) -> None:
+    if shutil.which(program) is None:
+        raise PackagingError(f"needs the program {program}, which is not on this machine")
+
+
 def _run(*command: str, cwd: Path, **environment: str) -> None:
     """Run a program that a package tool is made of; its output is shown only where it fails."""
-    missing = PackagingError(f"needs the program {command[0]}")
-    if shutil.which(command[0]) is None:
-        raise missing
+    _require(command[0])
     locale = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(epoch())}
     ran = subprocess.run(
         command,
@@ -75,7 +81,7 @@ def _copy_sources(destination: Path) -> None:
             shutil.copy2(wheel, destination / "wheels" / wheel.name)
 
 
-def build_deb(work: Path, version: str, architecture: str) -> Path:
+def build_deb(work: Path, version: str, architecture: str) -> list[Path]:
     """Build the deb for one architecture."""
     name = DEBIAN_ARCHITECTURES[architecture]
     source = work / name / "eic-agent"
@@ -91,16 +97,69 @@ def build_deb(work: Path, version: str, architecture: str) -> Path:
     # For the other architecture no compiler is missing: nothing is compiled.
     options = ["--build=binary", "--no-sign", f"--host-arch={name}", "--no-check-builddeps"]
     _run("dpkg-buildpackage", *options, cwd=source)
-    return source.parent / f"eic-agent_{version}_{name}.deb"
+    return [source.parent / f"eic-agent_{version}_{name}.deb"]
+
+
+def build_rpm(work: Path, version: str, python: str, architecture: str) -> list[Path]:
+    """Build the rpms for one architecture, and the source rpm that other machines can rebuild."""
+    _require(python)
+    top, name = work / architecture, f"eic-agent-{version}"
+    source = top / "SOURCES" / name
+    source.mkdir(parents=True)
+    _copy_sources(source)
+    _pack(source)
+    spec = (source / "packaging" / "rpm" / "eic-agent.spec").read_text("utf-8")
+    date = time.strftime("%a %b %d %Y", time.gmtime(epoch()))
+    spec = spec.replace("@VERSION@", version).replace("@DATE@", date)
+    (top / "SOURCES" / "eic-agent.spec").write_text(spec, "utf-8")
+
+    def rpmbuild(kind: str, **macros: str) -> None:
+        macros |= {
+            "eic_python": python,
+            "_buildhost": "reproducible",
+            "clamp_mtime_to_source_date_epoch": "1",
+            "use_source_date_epoch_as_buildtime": "1",
+        }
+        # What BuildRequires names is found by those who run into its absence.
+        options = [kind, "--nodeps", f"--target={architecture}-linux"]
+        options += [f"--define={macro} {value}" for macro, value in macros.items()]
+        _run("rpmbuild", *options, "eic-agent.spec", cwd=top / "SOURCES")
+
+    rpmbuild("-bb", _topdir=str(top))
+    # A source rpm holds the spec with its macros expanded, so there they name no true directory.
+    rpmbuild("-bs", _topdir="/nowhere", _sourcedir=".", _srcrpmdir=str(top / "SRPMS"))
+    return sorted([*(top / "RPMS").rglob("*.rpm"), *(top / "SRPMS").glob("*.rpm")])
+
+
+def _pack(directory: Path) -> None:
+    """Write DIRECTORY.tar.gz, the same for the same content."""
+
+    def settled(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.mtime, member.uid, member.gid, member.uname, member.gname = epoch(), 0, 0, "", ""
+        member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+        return member
+
+    with (
+        directory.with_name(directory.name + ".tar.gz").open("wb") as file,
+        gzip.GzipFile("", "wb", fileobj=file, mtime=0) as compressed,
+        tarfile.open(mode="w", fileobj=compressed) as archive,
+    ):
+        archive.add(directory, directory.name, filter=settled)
 
 
 def main() -> None:
     """Run with the arguments of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("kind", choices=("deb",))
+    parser.add_argument("kind", choices=("deb", "rpm"))
     parser.add_argument("--output", type=Path, default=ROOT / "dist", help="(default: dist)")
     parser.add_argument(
         "--architecture", choices=ARCHITECTURES, action="append", help="(default: every one)"
+    )
+    parser.add_argument(
+        "--python",
+        default="python3.11",
+        help="what runs the agent of the rpms: python3.11 is in Amazon Linux 2023 and "
+        "Enterprise Linux 9, python3.12 is the one of Enterprise Linux 10 (default: %(default)s)",
     )
     parser.add_argument("--version", help="(default: that of pyproject.toml)")
     arguments = parser.parse_args()
@@ -110,9 +169,14 @@ def main() -> None:
         arguments.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor() as pool:
             build = functools.partial(build_deb, Path(work), version)
-            for made in pool.map(build, arguments.architecture or ARCHITECTURES):
-                shutil.copyfile(made, arguments.output / made.name)
-                print(arguments.output / made.name)  # noqa: T201 - says what was made
+            if arguments.kind == "rpm":
+                build = functools.partial(build_rpm, Path(work), version, arguments.python)
+            built = pool.map(build, arguments.architecture or ARCHITECTURES)
+            # Of what is for no architecture, all builds make one; the first is taken.
+            made = {path.name: path for paths in reversed([*built]) for path in paths}
+            for name, path in sorted(made.items()):
+                shutil.copyfile(path, arguments.output / name)
+                print(arguments.output / name)  # noqa: T201 - says what was made
     except (PackagingError, subprocess.CalledProcessError) as error:
         sys.exit(f"packaging/build.py: {error}")
 

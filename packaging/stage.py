@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 
 from wheels import ARCHITECTURES, ROOT, PackagingError, locked_wheels
 
@@ -49,7 +49,8 @@ def stage_bundle(destination: Path, wheels: Path, architecture: str) -> None:
     _strip(destination, architecture)
     package = ROOT / "eic_agent"
     for path in sorted([*package.rglob("*.py"), *package.glob("data/*")]):
-        _install(path.read_bytes(), destination / path.relative_to(ROOT), 0o644)
+        content = _module(path, path.read_bytes())
+        _install(content, destination / path.relative_to(ROOT), 0o644)
 
 
 def _unpack(wheel: Path, destination: Path) -> None:
@@ -60,12 +61,15 @@ def _unpack(wheel: Path, destination: Path) -> None:
                 raise PackagingError(f"{wheel.name}: cannot be installed by copying: {name}")
             if name.endswith("/") or not _is_kept(path):
                 continue
-            content, target = archive.read(name), destination / path
-            if path.suffix == ".py" and content.startswith(b"#!"):
-                content = b"#" + content  # nothing here is run by its path
+            content, target = _module(path, archive.read(name)), destination / path
             if target.exists() and target.read_bytes() != content:
                 raise PackagingError(f"{wheel.name}: another wheel brings a different {name}")
             _install(content, target, 0o644)
+
+
+def _module(path: PurePath, content: bytes) -> bytes:
+    """Make a comment of the first line of a program that here is only imported."""
+    return b"#" + content if path.suffix == ".py" and content.startswith(b"#!") else content
 
 
 def _strip(bundle: Path, architecture: str) -> None:

@@ -3,7 +3,6 @@
 import os
 import re
 import stat
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 
 from eic_agent import __version__
 from tests.packaging import elf
+from tests.packaging.programs import output
 from tests.support import program
 
 ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}
@@ -40,14 +40,6 @@ EXECUTABLE = {
 }
 
 
-def _output(*command: str | Path) -> str:
-    done = subprocess.run(
-        [str(word) for word in command], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout + done.stderr
-
-
 @pytest.fixture(scope="session")
 def debs(build: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The packages, by architecture."""
@@ -74,7 +66,7 @@ def deb(architecture: str, debs: dict[str, Path]) -> Path:
 def tree(deb: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What the package installs."""
     unpacked = tmp_path_factory.mktemp("tree")
-    _output("dpkg-deb", "--extract", deb, unpacked)
+    output("dpkg-deb", "--extract", deb, unpacked)
     return unpacked
 
 
@@ -90,12 +82,12 @@ def _installed(tree: Path) -> Iterator[str]:
 def test_lintian_has_nothing_to_say(deb: Path) -> None:
     lintian = program("lintian", "lintian")
     options = ["--allow-root"] if os.geteuid() == 0 else []
-    assert _output(lintian, *options, "--show-overrides", deb) == ""
+    assert output(lintian, *options, "--show-overrides", deb) == ""
 
 
 def test_its_fields_say_what_it_fits(deb: Path, architecture: str) -> None:
     def field(name: str) -> str:
-        return _output("dpkg-deb", "--field", deb, name).strip()
+        return output("dpkg-deb", "--field", deb, name).strip()
 
     assert (field("Package"), field("Version")) == ("eic-agent", __version__)
     assert field("Architecture") == architecture
@@ -107,7 +99,7 @@ def test_its_fields_say_what_it_fits(deb: Path, architecture: str) -> None:
 
 def test_it_is_small(deb: Path) -> None:
     assert deb.stat().st_size <= 10_000_000
-    assert int(_output("dpkg-deb", "--field", deb, "Installed-Size")) <= 40_000
+    assert int(output("dpkg-deb", "--field", deb, "Installed-Size")) <= 40_000
 
 
 def test_nothing_is_installed_but_what_belongs_there(tree: Path) -> None:
@@ -119,7 +111,7 @@ def test_nothing_is_installed_but_what_belongs_there(tree: Path) -> None:
 
 def test_everything_is_roots_and_nobody_else_may_write(deb: Path, tree: Path) -> None:
     """Sshd runs nothing below a directory of somebody else's."""
-    owners = {line.split()[1] for line in _output("dpkg-deb", "--contents", deb).splitlines()}
+    owners = {line.split()[1] for line in output("dpkg-deb", "--contents", deb).splitlines()}
     assert owners == {"root/root"}
     for path in tree.rglob("*"):
         name = str(path.relative_to(tree))
@@ -128,7 +120,7 @@ def test_everything_is_roots_and_nobody_else_may_write(deb: Path, tree: Path) ->
 
 
 def test_the_configuration_is_a_conffile(deb: Path) -> None:
-    assert _output("dpkg-deb", "--info", deb, "conffiles").split() == ["/etc/eic-agent/config.toml"]
+    assert output("dpkg-deb", "--info", deb, "conffiles").split() == ["/etc/eic-agent/config.toml"]
 
 
 def test_the_machine_code_that_is_loaded_is_the_wheels(
@@ -145,13 +137,13 @@ def test_it_depends_on_the_libraries_that_the_machine_code_needs(deb: Path, tree
     needed: dict[str, set[tuple[int, ...]]] = {}
     libraries = set()
     for path in tree.rglob("*.so"):
-        symbols = _output(program("readelf", "binutils"), "--dynamic", "--version-info", path)
+        symbols = output(program("readelf", "binutils"), "--dynamic", "--version-info", path)
         libraries |= set(re.findall(r"\(NEEDED\).*\[(.*)\]", symbols))
         for library, version in re.findall(r"Name: (GLIBC|GCC)_([0-9.]+) ", symbols):
             needed.setdefault(library, set()).add(tuple(map(int, version.split("."))))
     glibc = {"libc.so.6", "libdl.so.2", "libpthread.so.0", "ld-linux-x86-64.so.2"}
     assert libraries - glibc == {"libgcc_s.so.1"}
-    depends = _output("dpkg-deb", "--field", deb, "Depends")
+    depends = output("dpkg-deb", "--field", deb, "Depends")
     for package, library in (("libc6", "GLIBC"), ("libgcc-s1", "GCC")):
         allowed = re.search(rf"{package} \(>= ([0-9.]+)\)", depends)
         assert allowed
@@ -175,7 +167,7 @@ def test_another_build_elsewhere_gives_the_same_bytes(
 
 def test_no_path_of_the_building_machine_is_inside(debs: dict[str, Path], tmp_path: Path) -> None:
     """Where the wheels were built, theirs were; that is not this machine."""
-    _output("dpkg-deb", "--raw-extract", debs["amd64"], tmp_path / "tree")
+    output("dpkg-deb", "--raw-extract", debs["amd64"], tmp_path / "tree")
     root = str(Path(__file__).resolve().parents[2]).encode()
     for path in (tmp_path / "tree").rglob("*"):
         if path.is_file() and path.suffix != ".so":

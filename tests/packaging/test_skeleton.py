@@ -1,9 +1,7 @@
 """What the packages install besides programs, read by the programs that it is for."""
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from stage import SKELETON
 
 from eic_agent import config, journal
+from tests.packaging.programs import output
 from tests.support import program
 
 if sys.version_info >= (3, 11):
@@ -22,23 +21,11 @@ MANUAL = SKELETON / "usr/share/man"
 DEFAULTS = tomllib.loads(config.show(config.Config()))
 
 
-def _output(*command: str | Path, **environment: str) -> str:
-    done = subprocess.run(
-        [str(word) for word in command],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={"PATH": os.environ["PATH"], **environment},
-    )
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
 @pytest.mark.parametrize("page", sorted(MANUAL.glob("man*/*")), ids=lambda page: page.name)
 def test_manual_pages_are_typeset_without_a_warning(page: Path) -> None:
     man = [program("man", "man-db"), "--warnings", "--local-file", "--encoding=UTF-8", str(page)]
     name = f"{page.stem}({page.suffix[1:]})".upper()
-    assert _output(*man, LC_ALL="C.UTF-8", MANWIDTH="80").startswith(name)
+    assert output(*man, LC_ALL="C.UTF-8", MANWIDTH="80").startswith(name)
 
 
 def test_the_manual_explains_every_key_of_the_configuration_with_its_default() -> None:
@@ -81,8 +68,8 @@ def test_the_catalog_explains_what_the_journal_says(tmp_path: Path) -> None:
     catalog = Path("usr/lib/systemd/catalog/eic-agent.catalog")
     (tmp_path / catalog.parent).mkdir(parents=True)
     shutil.copy(SKELETON / catalog, tmp_path / catalog)
-    _output(journalctl, f"--root={tmp_path}", "--update-catalog")
-    listed = _output(journalctl, f"--root={tmp_path}", "--list-catalog")
+    output(journalctl, f"--root={tmp_path}", "--update-catalog")
+    listed = output(journalctl, f"--root={tmp_path}", "--list-catalog")
     assert {line.split()[0] for line in listed.splitlines()} == {
         journal.MESSAGE_ID_GRANTED,
         journal.MESSAGE_ID_REFUSED,
