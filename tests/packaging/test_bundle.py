@@ -111,4 +111,7 @@ def test_it_holds_the_whole_agent(bundles: dict[str, Path]) -> None:
     ).stdout.split()
     for name in tracked:
         if not name.endswith("py.typed"):
-            assert (bundles["x86_64"] / name).read_bytes() == (ROOT / name).read_bytes()
+            source = (ROOT / name).read_bytes()
+            # client.py is a program too, which here is only imported.
+            expected = b"#" + source if source.startswith(b"#!") else source
+            assert (bundles["x86_64"] / name).read_bytes() == expected
