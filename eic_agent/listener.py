@@ -31,20 +31,25 @@ class Listener:
     def at(cls, path: Path) -> "Listener":
         """Listen at a path, over the remains of an agent that is gone; raises NoSocket.
 
-        Everybody may connect: who is answered is decided by the peer's user id.
+        The path leads to us as soon as it is there. Everybody may connect: who is answered is
+        decided by the peer's user id.
         """
         listening = socket.socket(socket.AF_UNIX)
+        unfinished = path.with_name(f".{os.getpid()}")
         try:
-            _remove_abandoned(path)
+            _check_abandoned(path)
             umask = os.umask(0o111)
             try:
-                listening.bind(str(path))
+                listening.bind(str(unfinished))
             finally:
                 os.umask(umask)
             listening.listen(_BACKLOG)
+            unfinished.rename(path)
             return cls(listening, path)
         except OSError as error:
             listening.close()
+            with contextlib.suppress(OSError):
+                unfinished.unlink()
             raise NoSocket(f"cannot listen at {path}: {error.strerror or error}") from error
 
     @classmethod
@@ -91,19 +96,15 @@ def _inode(path: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _remove_abandoned(path: Path) -> None:
-    """Remove a socket on which nobody listens; raises OSError for anything else that is there."""
-    try:
-        if not stat.S_ISSOCK(path.lstat().st_mode):
-            raise FileExistsError(errno.EEXIST, "something else than a socket is there")
-    except FileNotFoundError:
-        return
+def _check_abandoned(path: Path) -> None:
+    """Raise OSError unless nothing is there, or a socket on which nobody listens."""
+    if os.path.lexists(path) and not stat.S_ISSOCK(path.lstat().st_mode):
+        raise FileExistsError(errno.EEXIST, "something else than a socket is there")
     with socket.socket(socket.AF_UNIX) as probe:
         probe.setblocking(False)
         try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
+            probe.connect(str(path))  # also shows whether clients could: the path may be too long
+        except (FileNotFoundError, ConnectionRefusedError):
             return
         except BlockingIOError:
             pass  # its backlog is full, so it has one

@@ -26,6 +26,7 @@ def answer(request: Request) -> Reply:
     elif verb == "hang":
         threading.Event().wait()
     elif verb == "fail":
+        time.sleep(float(argument or 0))
         raise RuntimeError("a fault of our own")
     elif verb == "undecided":
         return Reply(("metadata-unavailable: nobody there",), decided=False)

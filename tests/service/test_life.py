@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from eic_agent import client
+from eic_agent.listener import Listener, NoSocket
 from tests.service.conftest import StartAgent
 from tests.service.process import Agent, answer_of, everything, request, send, wait_until
 
@@ -23,6 +24,16 @@ def test_a_path_where_an_agent_listens_is_left_alone(directory: Path, start: Sta
     assert second.ends() == 1
     assert "another agent listens there" in second.errors()
     assert first.ask("echo")[0] == b"A"
+
+
+def test_an_agent_too_busy_to_accept_is_an_agent(directory: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as waiting:
+        listener.bind(str(directory / "agent.sock"))
+        listener.listen(0)
+        waiting.connect(str(directory / "agent.sock"))
+        agent = Agent(directory)
+        assert agent.ends() == 1
+        assert "another agent listens there" in agent.errors()
 
 
 def test_a_path_where_something_else_lies_is_left_alone(directory: Path) -> None:
@@ -42,11 +53,21 @@ def test_only_the_own_path_is_removed_at_the_end(start: StartAgent) -> None:
     assert agent.path.read_text() == "another's"
 
 
-def test_a_path_that_cannot_be_is_said(directory: Path) -> None:
-    directory.joinpath("agent.sock").symlink_to("none/agent.sock")
+@pytest.mark.parametrize("name", ["none/agent.sock", "file/agent.sock", "x" * 200])
+def test_a_path_that_cannot_be_is_said(tmp_path: Path, name: str) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(NoSocket, match=f"cannot listen at {tmp_path / name}"):
+        Listener.at(tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_path_that_exists_leads_to_the_agent(directory: Path) -> None:
     agent = Agent(directory)
-    assert agent.ends() == 1
-    assert "cannot listen at" in agent.errors()
+    try:
+        wait_until(agent.path.exists, "for the path")
+        agent.connect().close()
+    finally:
+        agent.kill()
 
 
 # -- stop ----------------------------------------------------------------------------------------
@@ -106,7 +127,11 @@ def test_leaves_when_idle(start: StartAgent) -> None:
 
 def test_is_not_idle_while_a_lookup_runs(start: StartAgent) -> None:
     agent = start(idle_exit_s=0.3)
-    assert agent.ask("sleep:1")[0] == b"A"
+    with agent.connect() as connection:
+        send(connection, request(b"sleep:1.5"))
+        time.sleep(0.8)
+        assert agent.path.exists()
+        assert answer_of(connection)[0] == b"A"
     assert agent.ends() == 0
 
 

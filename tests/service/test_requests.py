@@ -210,15 +210,15 @@ def test_two_hundred_at_once_are_all_answered_right(start: StartAgent) -> None:
 
 def test_clients_are_answered_in_processes_of_their_own(start: StartAgent) -> None:
     agent = start()
-    argv = [sys.executable, "-I", "-S", client.__file__, "--socket", str(agent.path)]
-    running = [
-        subprocess.Popen([*argv, f"user{n}"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        for n in range(50)
-    ]
-    for n, process in enumerate(running):
-        out, errors = process.communicate(timeout=60)
-        assert (process.returncode, errors) == (0, b"")
-        assert out.startswith(f"user{n} None {os.getpid()} ".encode())
+
+    def run_as(user: str) -> None:
+        argv = [sys.executable, "-I", "-S", client.__file__, "--socket", str(agent.path), user]
+        done = subprocess.run(argv, capture_output=True, check=True)
+        assert done.stderr == b""
+        assert done.stdout.startswith(f"{user} None {os.getpid()} ".encode())
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(run_as, [f"user{n}" for n in range(40)]))
 
 
 def test_thousands_of_requests_leave_no_descriptor_and_no_thread(start: StartAgent) -> None:
@@ -253,6 +253,15 @@ def test_a_fault_of_ours_costs_one_answer_only(start: StartAgent) -> None:
     assert agent.ask("echo")[0] == b"A"
     assert agent.status()["failed"] == 5
     assert "a fault of our own" in agent.errors()
+
+
+def test_a_fault_of_ours_costs_no_answer_that_waits_behind(start: StartAgent) -> None:
+    agent = start(limits={"threads": 1})
+    with agent.connect() as failing, agent.connect() as waiting:
+        send(failing, request(b"fail:0.5"))
+        send(waiting, request())
+        assert everything(failing) == client.GREETING
+        assert answer_of(waiting)[0] == b"A"
 
 
 # -- who may ask ---------------------------------------------------------------------------------
