@@ -252,8 +252,11 @@ class Authorizer:
             genuine = [signed_by(claim.block, signer) for claim in claims]
             if not all(genuine):
                 successor = self._successor(signer, instance_id, deadline, trace)
-                if successor is not None:
-                    genuine = [signed_by(claim.block, successor) for claim in claims]
+                if successor is not None:  # both may have signed what is pushed now
+                    genuine = [
+                        by_first or signed_by(claim.block, successor)
+                        for claim, by_first in zip(claims, genuine, strict=True)
+                    ]
         except UntrustedMaterial as error:
             trace(5, error.reason.value, problem=error.detail)
             return [

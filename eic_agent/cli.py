@@ -170,7 +170,8 @@ def _authorized_keys(args: argparse.Namespace) -> int:
         loaded = _load(args)
     except ConfigError as error:
         with closing(open_journal()) as journal:
-            journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
+            if not journal.on_stderr:  # what is said there is said below
+                journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
     deadline_s = settings.imds.deadline_s
@@ -184,7 +185,8 @@ def _authorized_keys(args: argparse.Namespace) -> int:
         authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
         answer = authorizer.lookup(question, deadline)
         delivered = _print_lines(answer.lines)
-        authorizer.record(question, answer, delivered=delivered)
+        if answer.undecided is None or not journal.on_stderr:
+            authorizer.record(question, answer, delivered=delivered)
     if answer.undecided is not None:
         return _undecided(answer.undecided, answer.detail)
     return 0

@@ -115,6 +115,11 @@ class Journal:
         self._repeats: dict[Reason, _Repeats] = {}
 
     @property
+    def on_stderr(self) -> bool:
+        """Whether entries are lines on stderr, for lack of a journal."""
+        return isinstance(self._output, _StderrOutput)
+
+    @property
     def lost(self) -> int:
         """Entries that could not be written since the journal was opened."""
         return self._output.lost

@@ -10,7 +10,7 @@ from eic_agent import client
 from eic_agent.connection import STATUS_PROTOCOL
 from eic_agent.journal import escape
 
-_TIMEOUT_S = 2.0
+_TIMEOUT_S = 5.0
 
 # name in the status: (OpenMetrics name, type, help)
 _METRICS = {

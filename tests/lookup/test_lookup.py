@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from eic_agent import authorizer
 from eic_agent.authorizer import Question
@@ -229,6 +230,18 @@ def test_the_signer_rotates_and_nobody_is_refused(rig: Rig) -> None:
     rig.sim.rotate_signer()
     assert rig.ask(agent=agent).lines
     assert agent.signers.fetches == 2
+
+
+def test_what_the_old_signer_signed_is_good_beside_what_the_new_one_signs(rig: Rig) -> None:
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    old_key = rig.sim.pki.leaf.key
+    assert isinstance(old_key, RSAPrivateKey)
+    rig.sim.keys["alice"][0].signing_key = old_key
+    rig.sim.rotate_signer()
+    second = new_key()
+    rig.sim.push("alice", second)
+    assert rig.ask(agent=agent).lines == (ALICES_KEY.line, second.line)
 
 
 def test_bad_signatures_fetch_the_signer_at_a_limited_rate(rig: Rig) -> None:
