@@ -1,4 +1,7 @@
-"""`eic-agent`: the composition root; everything is built here and given the clock."""
+"""`eic-agent`: the composition root; everything is built here and given the clock.
+
+What only operators' commands need is imported when one of them runs: a login waits for the rest.
+"""
 
 import argparse
 import json
@@ -12,18 +15,21 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from eic_agent import __version__, client, config, sshd, status
+from eic_agent import __version__, client, config
 from eic_agent.agent import Agent, explained, without_configuration
 from eic_agent.authorizer import Authorizer, Counters, Question, Rules
 from eic_agent.errors import ConfigError, Reason
-from eic_agent.explain import explain
 from eic_agent.imds import NEVER, Deadline, MetadataClient
 from eic_agent.journal import Journal, escape, open_journal
 from eic_agent.listener import Listener, NoSocket
 from eic_agent.notify import Notifier
 from eic_agent.service import Handlers, Service
 from eic_agent.users import user_id
+
+if TYPE_CHECKING:
+    from eic_agent.sshd import Outcome
 
 # Metadata requests of the resident agent at a time; each takes a second at most.
 _FETCHERS = 32
@@ -250,6 +256,8 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
+    from eic_agent import status
+
     try:
         found = status.ask(args.socket)
     except status.NotRunning as error:
@@ -263,6 +271,8 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
+    from eic_agent.explain import explain
+
     try:
         settings = _load(args).config
     except ConfigError as error:
@@ -276,12 +286,16 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _sshd_status(args: argparse.Namespace) -> int:
+    from eic_agent import sshd
+
     report = sshd.status(sshd.System())
     print(json.dumps(sshd.as_data(report), indent=2) if args.json else sshd.report_text(report))
     return report.exit_status
 
 
 def _sshd_enable(args: argparse.Namespace) -> int:
+    from eic_agent import sshd
+
     return _sshd_changed(
         sshd.enable(
             sshd.System(),
@@ -292,10 +306,14 @@ def _sshd_enable(args: argparse.Namespace) -> int:
 
 
 def _sshd_disable(args: argparse.Namespace) -> int:
+    from eic_agent import sshd
+
     return _sshd_changed(sshd.disable(sshd.System(), by_admin=not args.for_removal))
 
 
-def _sshd_changed(outcome: sshd.Outcome) -> int:
+def _sshd_changed(outcome: "Outcome") -> int:
+    from eic_agent import sshd
+
     print(sshd.outcome_text(outcome), file=sys.stdout if outcome.ok else sys.stderr)
     return outcome.exit_status
 

@@ -1,6 +1,8 @@
 """The one-way rule: a room may use those below it, never one above or beside it."""
 
 import ast
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,6 +96,18 @@ def test_each_job_has_one_room(path: Path) -> None:
     for name in imports(path):
         rooms = ONLY_IN.get(name.split(".")[0])
         assert rooms is None or path.stem in rooms, f"{path.stem} imports {name}"
+
+
+# A lookup in one process, and the first of the resident agent, wait for whatever is imported.
+OPERATORS_ONLY = ("sshd", "status", "explain", "doctor", "audit")
+
+
+def test_a_lookup_does_not_wait_for_what_only_operators_need() -> None:
+    show = "import sys, eic_agent.cli; print(*sys.modules, sep='\\n')"
+    done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "eic_agent.service" in loaded
+    assert not loaded & {f"eic_agent.{name}" for name in OPERATORS_ONLY}
 
 
 CLOCKS = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
