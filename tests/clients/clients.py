@@ -183,7 +183,7 @@ def visit_paramiko(site: Site, identity: Identity) -> Outcome:
                 "127.0.0.1",
                 site.host.port,
                 site.user,
-                key_filename=str(identity.path),
+                pkey=paramiko.PKey.from_path(identity.path),
                 allow_agent=False,
                 look_for_keys=False,
             )
