@@ -1,14 +1,17 @@
 """What the packages install besides programs, read by the programs that it is for."""
 
+import argparse
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import pytest
 from stage import SKELETON
 
-from eic_agent import config, journal
+from eic_agent import cli, config, journal
 from tests.packaging.programs import output
 from tests.support import program
 
@@ -16,6 +19,8 @@ if sys.version_info >= (3, 11):
     import tomllib
 else:
     import tomli as tomllib
+
+Command: TypeAlias = tuple[tuple[str, ...], frozenset[str]]
 
 MANUAL = SKELETON / "usr/share/man"
 DEFAULTS = tomllib.loads(config.show(config.Config()))
@@ -77,3 +82,61 @@ def test_the_catalog_explains_what_the_journal_says(tmp_path: Path) -> None:
     }
     fields = set(re.findall(r"@(\w+)@", (SKELETON / catalog).read_text()))
     assert fields <= {"EIC_USER", "EIC_REASON", "EIC_FINGERPRINT", "EIC_CALLER", "EIC_REQUEST"}
+
+
+def _commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> Iterator[Command]:
+    """Every command, or group of them, with the words that can follow it."""
+    follow = set()
+    inner: dict[str, argparse.ArgumentParser] = {}
+    for action in parser._actions:
+        follow |= {option for option in action.option_strings if option.startswith("--")}
+        if isinstance(action, argparse._SubParsersAction):
+            inner = action.choices
+    yield words, frozenset(follow | inner.keys())
+    for name, one in inner.items():
+        yield from _commands(one, (*words, name))
+
+
+COMMANDS = dict(_commands(cli._parser()))
+COMPLETE = """
+_init_completion() { cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
+                     words=("${COMP_WORDS[@]}") cword=$COMP_CWORD; }
+_allowed_users() { COMPREPLY=(USERS); }
+_filedir() { COMPREPLY=(FILES); }
+source "$1"; shift
+COMP_WORDS=("$@") COMP_CWORD=$(($# - 1))
+_eic_agent
+echo "${COMPREPLY[@]}"
+"""
+
+
+def _completions(*words: str) -> set[str]:
+    script = SKELETON / "usr/share/bash-completion/completions/eic-agent"
+    return set(output("bash", "-c", COMPLETE, "bash", script, "eic-agent", *words).split())
+
+
+@pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
+def test_completion_offers_what_the_command_line_takes(words: tuple[str, ...]) -> None:
+    takes_a_user = words in (("authorized-keys",), ("explain",))
+    begun = "-" if takes_a_user else ""
+    assert _completions(*words, begun) == COMMANDS[words]
+    assert _completions("--config", "somewhere", *words, begun) == COMMANDS[words]
+    if takes_a_user:
+        assert _completions(*words, "") == {"USERS"}
+
+
+def test_completion_offers_files_where_one_is_meant() -> None:
+    assert _completions("--config", "") == {"FILES"}
+    assert _completions("serve", "--socket", "") == {"FILES"}
+
+
+def test_the_manual_has_every_command_with_its_options() -> None:
+    page = (MANUAL / "man8/eic-agent.8").read_text()
+    synopsis = page.partition(".Sh DESCRIPTION")[0]
+    explained = page.partition(".Ss Commands")[2].partition(".Sh FILES")[0]
+    for words, follow in COMMANDS.items():
+        if not words or not all(word.startswith("--") for word in follow):
+            continue
+        assert re.search(rf"^\.It Cm {' '.join(words)}\b", explained, flags=re.MULTILINE), words
+        for option in follow - {"--help"}:
+            assert f"Fl {option[1:]}" in synopsis or f"| {option[1:]}" in synopsis, option
