@@ -48,7 +48,7 @@ def stage_bundle(destination: Path, wheels: Path, architecture: str) -> None:
         _unpack(wheel, destination)
     _strip(destination, architecture)
     package = ROOT / "eic_agent"
-    for path in sorted([*package.rglob("*.py"), *package.glob("data/*")]):
+    for path in sorted({*package.rglob("*.py"), *package.glob("data/*.*")}):
         content = _module(path, path.read_bytes())
         _install(content, destination / path.relative_to(ROOT), 0o644)
 

@@ -1,4 +1,4 @@
-"""The locked wheels, and the bundle made of them, once for all tests."""
+"""The locked wheels, the bundle and the packages made of them, once for all tests."""
 
 import os
 import subprocess
@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 import stage
+from build import DEBIAN_ARCHITECTURES
 from wheels import ARCHITECTURES, ROOT
 
-from tests.support import lacking
+from eic_agent import __version__
+from tests.packaging import RPM_PYTHON
+from tests.support import lacking, program
 
 
 @pytest.fixture(scope="session")
@@ -51,3 +54,28 @@ def bundles(wheels_directory: Path, tmp_path_factory: pytest.TempPathFactory) ->
         made[architecture] = tmp_path_factory.mktemp("bundle") / architecture
         stage.stage_bundle(made[architecture], wheels_directory, architecture)
     return made
+
+
+@pytest.fixture(scope="session")
+def debs(build: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The packages, by architecture."""
+    program("dpkg-buildpackage", "dpkg-dev debhelper")
+    program("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu")
+    output = tmp_path_factory.mktemp("debs")
+    build("deb", "--output", output)
+    return {
+        name: output / f"eic-agent_{__version__}_{name}.deb"
+        for name in DEBIAN_ARCHITECTURES.values()
+    }
+
+
+@pytest.fixture(scope="session")
+def rpms(build: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """The packages by architecture, with `noarch` the one of the SELinux policy, and `src`."""
+    program("rpmbuild", "rpm")
+    program("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu")
+    program(RPM_PYTHON, RPM_PYTHON)
+    program("checkmodule", "selinux-policy-dev")
+    directory = tmp_path_factory.mktemp("rpms")
+    build("rpm", "--python", RPM_PYTHON, "--output", directory)
+    return {path.suffixes[-2][1:]: path for path in directory.glob("*.rpm")}

@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from build import DEBIAN_ARCHITECTURES
 
 from eic_agent import __version__
 from tests.packaging import elf
 from tests.packaging.programs import output
 from tests.support import program
 
-ARCHITECTURE = {"amd64": "x86_64", "arm64": "aarch64"}
+ARCHITECTURE = {debian: name for name, debian in DEBIAN_ARCHITECTURES.items()}
 
 # All that is installed outside of the bundle.
 INSTALLED = {
@@ -38,16 +39,6 @@ EXECUTABLE = {
     "usr/libexec/eic-agent/eic-authorized-keys",
     "usr/share/python3/runtime.d/eic-agent.rtupdate",
 }
-
-
-@pytest.fixture(scope="session")
-def debs(build: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The packages, by architecture."""
-    program("dpkg-buildpackage", "dpkg-dev debhelper")
-    program("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu")
-    output = tmp_path_factory.mktemp("debs")
-    build("deb", "--output", output)
-    return {name: output / f"eic-agent_{__version__}_{name}.deb" for name in ARCHITECTURE}
 
 
 @pytest.fixture(scope="session", params=sorted(ARCHITECTURE))

@@ -13,11 +13,11 @@ import pytest
 from wheels import ARCHITECTURES, ROOT
 
 from eic_agent import __version__
+from tests.packaging import RPM_PYTHON as PYTHON
 from tests.packaging import elf
 from tests.packaging.programs import output
 from tests.support import program
 
-PYTHON = "python3.11"
 SPEC = ROOT / "packaging" / "rpm" / "eic-agent.spec"
 
 # All that is installed outside of the bundle.
@@ -42,18 +42,6 @@ INSTALLED = {
     "/usr/share/man/man8/eic-agent.8.gz": 0o644,
     "/usr/share/man/man8/eic-authorized-keys.8.gz": 0o644,
 }
-
-
-@pytest.fixture(scope="session")
-def rpms(build: Callable[..., None], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The packages by architecture, with `noarch` the one of the SELinux policy, and `src`."""
-    program("rpmbuild", "rpm")
-    program("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu")
-    program(PYTHON, PYTHON)
-    program("checkmodule", "selinux-policy-dev")
-    directory = tmp_path_factory.mktemp("rpms")
-    build("rpm", "--python", PYTHON, "--output", directory)
-    return {path.suffixes[-2][1:]: path for path in directory.glob("*.rpm")}
 
 
 @pytest.fixture(scope="session", params=ARCHITECTURES)
