@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.system.instance import Instance, simulated
+from tests.simulator import new_key
+from tests.system.instance import Identity, Instance, simulated
 from tests.system.machine import Machine, until
-from tests.system.packages import as_version
+from tests.system.packages import as_version, aws_package
 from tests.system.snapshot import differences, snapshot
 
 # Written by any installation: dpkg's and apt's own records, logs, and a system user, which stays
@@ -184,6 +185,24 @@ def test_a_command_that_was_there_before_is_kept_and_comes_back_alone(
     apt(machine, "purge", "eic-agent")
     assert effective_sshd(machine) == before
     assert theirs.log_in().stdout == "bob\n"
+
+
+def test_one_command_takes_the_place_of_awss_package(
+    fresh: Instance, deb: Path, tmp_path: Path
+) -> None:
+    machine = fresh.machine
+    theirs = new_key()
+    script = f"#!/bin/sh\necho '{theirs.line}'\n"
+    machine.copy_in(aws_package(tmp_path, script), "/srv/aws.deb")
+    apt(machine, "install", "/srv/aws.deb")
+    with_theirs = Identity(fresh, "alice", theirs)
+    assert with_theirs.log_in().stdout == "alice\n"
+
+    install(machine, deb)
+    until(lambda: with_theirs.log_in().returncode == 255, "the end of their command")
+    assert fresh.push_and_log_in().stdout == "alice\n"
+    state = machine.run("dpkg-query", "-Wf", "${db:Status-Status}", "ec2-instance-connect").stdout
+    assert state != "installed"
 
 
 def test_a_machine_that_starts_sshd_from_a_socket_is_served_too(fresh: Instance, deb: Path) -> None:

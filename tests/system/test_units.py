@@ -219,12 +219,10 @@ attempts = {
     "read shadow": lambda: read("/etc/shadow"),
     "become root": lambda: os.setuid(0),
     "signal init": lambda: os.kill(1, 0),
-    "read kernel's log": lambda: read("/dev/kmsg"),
     "write code": lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_WRITE | mmap.PROT_EXEC).close(),
-    "new namespace": lambda: system_call(libc.unshare(0x10000000)),
     "mount": lambda: system_call(libc.mount(b"x", b"/tmp", b"tmpfs", 0, None)),
     "trace": lambda: system_call(libc.ptrace(0, 0, 0, 0)),
-    "set clock": lambda: system_call(libc.settimeofday(b"\0" * 16, None)),
+    "new namespace": lambda: system_call(libc.unshare(0x10000000)),
 }
 for name, attempt in attempts.items():
     try:
