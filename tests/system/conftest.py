@@ -69,3 +69,20 @@ def instance(installed: Path, image: Path, tmp_path: Path) -> Iterator[Instance]
     """An instance of one's own with the agent installed, booted and otherwise untouched."""
     with Machine("agent", installed, image) as machine, simulated(machine, tmp_path) as instance:
         yield instance
+
+
+@pytest.fixture
+def fresh(image: Path, tmp_path: Path) -> Iterator[Instance]:
+    """An instance whose agent is yet to be installed, configured by what is known beforehand."""
+    with Machine("fresh", image) as machine, simulated(machine, tmp_path) as instance:
+        yield instance
+
+
+@pytest.fixture(scope="session")
+def rpms(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The package under test, and the same built as an earlier version."""
+    images.ready()
+    return (
+        packages.built_rpm(tmp_path_factory.mktemp("rpm")),
+        packages.built_rpm(tmp_path_factory.mktemp("earlier"), "--version=0.0.1"),
+    )

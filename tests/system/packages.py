@@ -31,13 +31,20 @@ def built_deb(directory: Path) -> Path:
     if given := os.environ.get("EIC_TEST_DEB"):
         return Path(given)
     support.program("dh", "debhelper")
-    return _built("deb", directory)
+    return _built("deb", "*.deb", directory)
 
 
-def _built(kind: str, directory: Path) -> Path:
-    options = (f"--architecture={platform.machine()}", f"--output={directory}")
-    subprocess.run([sys.executable, TREE / "packaging/build.py", kind, *options], check=True)
-    (package,) = directory.iterdir()
+def built_rpm(directory: Path, *options: str) -> Path:
+    """Build the rpm for this machine's architecture, without its SELinux policy."""
+    support.program("rpmbuild", "rpm")
+    return _built("rpm", f"*.{platform.machine()}.rpm", directory, *options)
+
+
+def _built(kind: str, pattern: str, directory: Path, *options: str) -> Path:
+    where = (f"--architecture={platform.machine()}", f"--output={directory}")
+    build = (sys.executable, TREE / "packaging/build.py", kind)
+    subprocess.run([*build, *where, *options], check=True)
+    (package,) = directory.glob(pattern)
     return package
 
 

@@ -35,10 +35,15 @@ def _described(path: Path) -> str:
     return " ".join([mode, f"{status.st_uid}:{status.st_gid}", content, *attributes])
 
 
-def differences(before: dict[str, str], after: dict[str, str]) -> dict[str, tuple[str, str]]:
-    """Return the paths that appeared, went or changed, with what each was and is."""
+def differences(
+    before: dict[str, str], after: dict[str, str], *, but: tuple[str, ...] = ()
+) -> dict[str, tuple[str, str]]:
+    """Return the paths that appeared, went or changed, with what each was and is.
+
+    Paths that begin with what is in `but` are left out.
+    """
     return {
         path: (before.get(path, "absent"), after.get(path, "absent"))
         for path in sorted({*before, *after})
-        if before.get(path) != after.get(path)
+        if before.get(path) != after.get(path) and not path.startswith(but)
     }

@@ -1,34 +1,23 @@
 """The deb on a booted machine: installed, upgraded, removed, purged, beside other commands."""
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.simulator import new_key
-from tests.system.instance import Identity, Instance, simulated
+from tests.system.instance import Identity, Instance
+from tests.system.invariants import (
+    ACCOUNTS,
+    all_the_while,
+    effective_sshd,
+    sshd_accepts_its_configuration,
+)
 from tests.system.machine import Machine, until
 from tests.system.packages import as_version, aws_package
 from tests.system.snapshot import differences, snapshot
 
-# Written by any installation: dpkg's and apt's own records, logs, and a system user, which stays
-# since files of his may be anywhere.
-RECORDS = (
-    "/var/log/",
-    "/var/lib/dpkg/",
-    "/var/lib/apt/",
-    "/var/cache/apt/",
-    "/var/cache/debconf/",
-    "/etc/passwd",
-    "/etc/shadow",
-    "/etc/group",
-    "/etc/gshadow",
-    "/etc/subuid",
-    "/etc/subgid",
-    "/etc/.pwd.lock",
-)
+# Written by apt and dpkg whatever is installed.
+RECORDS = ("/var/log/", "/var/lib/dpkg/", "/var/lib/apt/", "/var/cache/apt/", "/var/cache/debconf/")
 SSSD_LIKE = "/usr/local/bin/keys-from-directory"
 CLIENT = "/usr/libexec/eic-agent/eic-authorized-keys"
 
@@ -42,46 +31,6 @@ def install(machine: Machine, deb: Path, *options: str) -> None:
     apt(machine, *options, "install", "/srv/eic-agent.deb")
 
 
-def effective_sshd(machine: Machine) -> dict[str, str]:
-    """What `sshd -T` says, by keyword."""
-    lines = machine.sh("mkdir -p /run/sshd; sshd -T").splitlines()
-    return dict(line.split(" ", 1) for line in lines if " " in line)
-
-
-@contextlib.contextmanager
-def all_the_while(what: str, holds: Callable[[], bool]) -> Iterator[None]:
-    """Check a condition over and over, from a thread, while the body runs."""
-    stop, failures, checks = threading.Event(), [], 0
-
-    def check() -> None:
-        nonlocal checks
-        while not stop.is_set():
-            if not holds():
-                failures.append(checks)
-            checks += 1
-
-    thread = threading.Thread(target=check)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
-    assert checks
-    assert not failures, f"{what}: {len(failures)} of {checks} checks failed"
-
-
-def sshd_accepts_its_configuration(machine: Machine) -> bool:
-    return machine.run("/usr/sbin/sshd", "-t", check=False).returncode == 0
-
-
-@pytest.fixture
-def fresh(image: Path, tmp_path: Path) -> Iterator[Instance]:
-    """An instance whose agent is yet to be installed, configured by what is known beforehand."""
-    with Machine("fresh", image) as machine, simulated(machine, tmp_path) as instance:
-        yield instance
-
-
 def test_what_is_purged_leaves_only_logs_and_the_system_user(image: Path, deb: Path) -> None:
     with Machine("purged", image) as machine:
         before, sshd_before = snapshot(machine.root), effective_sshd(machine)
@@ -90,8 +39,8 @@ def test_what_is_purged_leaves_only_logs_and_the_system_user(image: Path, deb: P
         assert effective_sshd(machine) != sshd_before
         apt(machine, "purge", "eic-agent")
         machine.run("rm", "/srv/eic-agent.deb")
-        changed = differences(before, snapshot(machine.root))
-        assert {path: was for path, was in changed.items() if not path.startswith(RECORDS)} == {}
+        after = snapshot(machine.root)
+        assert differences(before, after, but=(*RECORDS, *ACCOUNTS)) == {}
         assert effective_sshd(machine) == sshd_before
         runtime = machine.sh(
             "find /run /tmp /var/tmp -name '*eic*' -not -path '/run/systemd/units/*'"
@@ -111,9 +60,9 @@ def test_what_is_removed_keeps_its_configuration_and_comes_back_with_it(
         assert in_file.log_in().returncode == 0
         assert instance.push_and_log_in().returncode == 255
         install(machine, deb)
-        assert instance.push_and_log_in().returncode == 0
+        until(lambda: instance.push_and_log_in().returncode == 0, "logins after the return")
         apt(machine, "--reinstall", "install", "/srv/eic-agent.deb")
-        assert instance.push_and_log_in().returncode == 0
+        until(lambda: instance.push_and_log_in().returncode == 0, "logins after reinstallation")
 
 
 @pytest.mark.parametrize("direction", ["upgrade", "downgrade"])
@@ -137,11 +86,11 @@ def test_what_was_disabled_stays_disabled_across_upgrades(
 ) -> None:
     machine = instance.machine
     machine.run("eic-agent", "sshd", "disable")
-    assert instance.push_and_log_in().returncode == 255
+    until(lambda: instance.push_and_log_in().returncode == 255, "the end of logins")
     install(machine, as_version(deb, "99.0", tmp_path))
     assert "authorizedkeyscommand none" in machine.sh("sshd -T")
     machine.run("eic-agent", "sshd", "enable")
-    assert instance.push_and_log_in().returncode == 0
+    until(lambda: instance.push_and_log_in().returncode == 0, "logins")
 
 
 def test_an_edited_configuration_file_survives_an_upgrade(
@@ -177,6 +126,7 @@ def test_a_command_that_was_there_before_is_kept_and_comes_back_alone(
     before = effective_sshd(machine)
 
     install(machine, deb)
+    until(lambda: fresh.push("alice").log_in().returncode == 0, "logins with pushed keys")
     assert theirs.log_in().stdout == "bob\n"
     assert fresh.push("bob").log_in().stdout == "bob\n"
     assert fresh.push("alice").log_in().stdout == "alice\n"
@@ -184,7 +134,7 @@ def test_a_command_that_was_there_before_is_kept_and_comes_back_alone(
 
     apt(machine, "purge", "eic-agent")
     assert effective_sshd(machine) == before
-    assert theirs.log_in().stdout == "bob\n"
+    until(lambda: theirs.log_in().stdout == "bob\n", "logins by the other command alone")
 
 
 def test_one_command_takes_the_place_of_awss_package(
@@ -199,8 +149,8 @@ def test_one_command_takes_the_place_of_awss_package(
     assert with_theirs.log_in().stdout == "alice\n"
 
     install(machine, deb)
-    until(lambda: with_theirs.log_in().returncode == 255, "the end of their command")
-    assert fresh.push_and_log_in().stdout == "alice\n"
+    until(lambda: fresh.push_and_log_in().returncode == 0, "logins with pushed keys")
+    assert with_theirs.log_in().returncode == 255
     state = machine.run("dpkg-query", "-Wf", "${db:Status-Status}", "ec2-instance-connect").stdout
     assert state != "installed"
 
