@@ -259,3 +259,23 @@ def test_a_removal_undoes_the_wiring_before_anything_else(
 def test_sshd_is_wired_when_it_is_installed_later(rpms: dict[str, Path]) -> None:
     triggers = output("rpm", "--query", "--package", "--filetriggers", rpms["x86_64"])
     assert re.search(r"^transfiletriggerin .*-- /usr/sbin/sshd$", triggers, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("distribution", "python"),
+    [
+        ("amzn 2023", "python3.11"),
+        ("rhel 9", "python3.11"),
+        ("rhel 10", "python3"),
+        ("fedora 42", "python3"),
+    ],
+)
+def test_each_distribution_gets_the_python_that_it_has(
+    rpms: dict[str, Path], tmp_path: Path, distribution: str, python: str
+) -> None:
+    spec = tmp_path / "eic-agent.spec"
+    spec.write_bytes(next(v for k, v in _contents(rpms["src"]).items() if k.endswith(".spec")))
+    rpmspec = ["rpmspec", "--query", f"--define={distribution}", "--target=x86_64"]
+    requires = output(*rpmspec, "--requires", "--srpm", spec).split()
+    assert python in requires
+    assert f"({python} >= 3.10 with {python} < 3.15)" in output(*rpmspec, "--requires", spec)
