@@ -1,5 +1,6 @@
 """The tunnel carries bytes to whom IAM lets it, refuses as the AWS CLI shows it, and ends."""
 
+import asyncio
 import contextlib
 import json
 import os
@@ -9,14 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from botocore.session import Session, get_session
+from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection
 
 from tests.sandbox import iam
 from tests.sandbox.certificates import CA_BUNDLE, server_tls
@@ -28,6 +30,7 @@ from tests.simulator import MetadataSimulator
 
 ALICE, BOB = iam.load(iam.DEFAULT_FILE)
 RESULT_TIMEOUT_S = 60.0
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -55,12 +58,18 @@ class Rig:
             max_duration_s,
         )
 
-    def open(self, url: str) -> contextlib.AbstractContextManager[ClientConnection]:
-        return open_tunnel(url, "test")
+    def use(self, url: str, talk: Callable[[ClientConnection], Awaitable[Result]]) -> Result:
+        """Open a tunnel, talk through it, and give what came of it."""
+
+        async def run() -> Result:
+            async with open_tunnel(url, "test") as tunnel:
+                return await asyncio.wait_for(talk(tunnel), RESULT_TIMEOUT_S)
+
+        return asyncio.run(run())
 
     def refusal(self, url: str) -> tuple[str, str]:
-        with pytest.raises(TunnelError) as caught, open_tunnel(url, "test"):
-            pass
+        with pytest.raises(TunnelError) as caught:
+            self.use(url, say_nothing)
         body = json.loads(str(caught.value).removeprefix("the endpoint refused: "))
         return body["ErrorCode"], body["Message"]
 
@@ -114,27 +123,42 @@ def rig(echo: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
         yield rig
 
 
+async def say_nothing(tunnel: ClientConnection) -> None:
+    pass
+
+
+async def closing_reason(tunnel: ClientConnection) -> str | None:
+    """Wait until the endpoint closes the tunnel, and give the reason that it says."""
+    with contextlib.suppress(ConnectionClosed):
+        async for _ in tunnel:
+            pass
+    return tunnel.close_reason
+
+
 def test_bytes_go_both_ways_whatever_their_number(rig: Rig) -> None:
     sent = os.urandom(3_000_000)
-    with rig.open(rig.url()) as tunnel:
-        sender = threading.Thread(target=tunnel.send, args=(sent,))
-        sender.start()
+
+    async def send_and_receive(tunnel: ClientConnection) -> bytes:
+        sending = asyncio.ensure_future(tunnel.send(sent))
         received = b""
         while len(received) < len(sent):
-            message = tunnel.recv(timeout=RESULT_TIMEOUT_S)
-            assert isinstance(message, bytes)
-            received += message
-        sender.join()
-    assert received == sent
+            received += await tunnel.recv(decode=False)
+        await sending
+        return received
+
+    assert rig.use(rig.url(), send_and_receive) == sent
 
 
-def test_several_tunnels_are_open_at_once(rig: Rig, echo: int) -> None:
-    with rig.open(rig.url()) as first:
-        first.send(b"1")
-        assert first.recv(timeout=RESULT_TIMEOUT_S) == b"1"
-        with rig.open(rig.url()):
-            first.send(b"2")
-            assert first.recv(timeout=RESULT_TIMEOUT_S) == b"2"
+def test_several_tunnels_are_open_at_once(rig: Rig) -> None:
+    async def talk_beside_another(first: ClientConnection) -> list[str | bytes]:
+        await first.send(b"1")
+        answers = [await first.recv()]
+        async with open_tunnel(rig.url(), "test"):
+            await first.send(b"2")
+            answers.append(await first.recv())
+        return answers
+
+    assert rig.use(rig.url(), talk_beside_another) == [b"1", b"2"]
 
 
 @pytest.mark.parametrize(
@@ -173,9 +197,11 @@ def test_a_url_that_is_changed_old_or_nobodys_is_refused_without_a_record(rig: R
 
 
 def test_an_opened_tunnel_is_recorded_with_endpoint_port_and_address(rig: Rig) -> None:
-    with rig.open(rig.url(max_duration_s=60)) as tunnel:
+    async def request_id_of(tunnel: ClientConnection) -> str:
         assert tunnel.response is not None
-        request_id = tunnel.response.headers["x-amzn-RequestId"]
+        return tunnel.response.headers["x-amzn-RequestId"]
+
+    request_id = rig.use(rig.url(max_duration_s=60), request_id_of)
     (record,) = rig.trail.records()
     assert record["eventName"] == "OpenTunnel"
     assert record["requestID"] == request_id
@@ -196,31 +222,23 @@ def test_an_opened_tunnel_is_recorded_with_endpoint_port_and_address(rig: Rig) -
 
 
 def test_a_tunnel_ends_when_its_time_is_over(rig: Rig) -> None:
-    with rig.open(rig.url(max_duration_s=1)) as tunnel:
-        with pytest.raises(ConnectionClosed):
-            tunnel.recv(timeout=RESULT_TIMEOUT_S)
-        assert tunnel.close_reason == "Maximum tunnel duration reached"
+    reason = rig.use(rig.url(max_duration_s=1), closing_reason)
+    assert reason == "Maximum tunnel duration reached"
 
 
 @pytest.mark.parametrize("port", [22, 3389])
 def test_where_nothing_listens_the_websocket_is_closed_with_the_reason(rig: Rig, port: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as gone:
         rig.instance.ssh_port = gone.getsockname()[1]
-    with rig.open(rig.url(port=port)) as tunnel:
-        with pytest.raises(ConnectionClosed):
-            tunnel.recv(timeout=RESULT_TIMEOUT_S)
-        assert tunnel.close_reason == "Unable to connect to target"
+    assert rig.use(rig.url(port=port), closing_reason) == "Unable to connect to target"
 
 
 def test_the_certificate_is_checked_by_a_client_that_trusts_the_sandboxs_ca_only(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("AWS_CA_BUNDLE")
-    with (
-        pytest.raises(TunnelError, match="certificate verify failed"),
-        open_tunnel(rig.url(), "test"),
-    ):
-        pass
+    with pytest.raises(TunnelError, match="certificate verify failed"):
+        rig.use(rig.url(), say_nothing)
     context = ssl.create_default_context(cafile=rig.ca_bundle)
     host, port = rig.endpoint.dns_name.split(":")
     with (

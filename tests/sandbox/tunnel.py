@@ -44,6 +44,7 @@ URL_LIFETIME_S = 60
 MAX_DURATION_S = 3600
 PORTS = (22, 3389)
 _FRAME = 65_536
+_OPEN_TIMEOUT_S = 60.0
 _Result = TypeVar("_Result")
 _TRY_AGAIN = "and retry your request."
 
@@ -127,6 +128,7 @@ class TunnelEndpoint:
             process_response=_name,
             compression=None,
             max_size=None,
+            open_timeout=_OPEN_TIMEOUT_S,
             close_timeout=1.0,
         )
         return server

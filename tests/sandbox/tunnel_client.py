@@ -6,23 +6,25 @@ taken from where botocore takes them.
 """
 
 import argparse
+import asyncio
 import contextlib
 import os
 import ssl
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from urllib.parse import urlencode
 
 from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError
 from botocore.session import Session, get_session
 from botocore.signers import RequestSigner
+from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus, WebSocketException
-from websockets.sync.client import ClientConnection, connect
 
 # What is read at a time, and goes into one frame.
 _FRAME = 65_000
+_OPEN_TIMEOUT_S = 60.0
 _NORMAL_CLOSURE = 1000
 
 
@@ -71,54 +73,55 @@ def presigned_url(
     return url
 
 
-@contextlib.contextmanager
-def open_tunnel(url: str, user_agent: str) -> Iterator[ClientConnection]:
+# Not websockets' client for threads: over TLS it reads and writes one SSL object from two threads
+# at once, which OpenSSL does not allow; about one handshake in a hundred was lost.
+@contextlib.asynccontextmanager
+async def open_tunnel(url: str, user_agent: str) -> AsyncIterator[ClientConnection]:
     """Connect to the presigned URL; raises TunnelError with the service's own words."""
     tls = ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))
-    with contextlib.ExitStack() as stack:
-        try:
-            connection = stack.enter_context(
-                connect(
-                    url,
-                    ssl=tls,
-                    compression=None,
-                    max_size=None,
-                    user_agent_header=user_agent,
-                    proxy=None,
-                )
-            )
-        except InvalidStatus as error:
-            said = (error.response.body or b"").decode("utf-8", "replace")
-            raise TunnelError(f"the endpoint refused: {said}") from error
-        except (OSError, WebSocketException) as error:
-            raise TunnelError(f"no tunnel: {error}") from error
-        yield connection
-
-
-def carry(connection: ClientConnection) -> None:
-    """Carry stdin and stdout until either side ends; raises TunnelError if it ended badly."""
-    threading.Thread(target=_send_stdin, args=(connection,), daemon=True).start()
     try:
-        for message in connection:
+        connection = await connect(
+            url,
+            ssl=tls,
+            compression=None,
+            max_size=None,
+            user_agent_header=user_agent,
+            proxy=None,
+            open_timeout=_OPEN_TIMEOUT_S,
+        )
+    except InvalidStatus as error:
+        said = (error.response.body or b"").decode("utf-8", "replace")
+        raise TunnelError(f"the endpoint refused: {said}") from error
+    except (OSError, WebSocketException) as error:
+        raise TunnelError(f"no tunnel: {error}") from error
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+async def carry(connection: ClientConnection) -> None:
+    """Carry stdin and stdout until either side ends; raises TunnelError if it ended badly."""
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=_send_stdin, args=(connection, loop), daemon=True).start()
+    try:
+        async for message in connection:
             if isinstance(message, str):
                 raise TunnelError("the endpoint sent text")
             _write_all(message)
     except ConnectionClosed:
         pass
     except BrokenPipeError:
-        connection.close()
         return
     if connection.close_code not in (None, _NORMAL_CLOSURE):
         raise TunnelError(f"Websocket Closure Reason: {connection.close_reason}")
 
 
-def _send_stdin(connection: ClientConnection) -> None:
-    try:
+def _send_stdin(connection: ClientConnection, loop: asyncio.AbstractEventLoop) -> None:
+    with contextlib.suppress(ConnectionClosed, OSError):
         while data := os.read(0, _FRAME):
-            connection.send(data)
-    except (ConnectionClosed, OSError):
-        return
-    connection.close()
+            asyncio.run_coroutine_threadsafe(connection.send(data), loop).result()
+        asyncio.run_coroutine_threadsafe(connection.close(), loop).result()
 
 
 def _write_all(data: bytes) -> None:
@@ -158,6 +161,11 @@ def _described(session: Session, args: argparse.Namespace) -> tuple[str, str, st
     return dns_name, endpoint_id, address
 
 
+async def _open_and_carry(url: str, user_agent: str) -> None:
+    async with open_tunnel(url, user_agent) as connection:
+        await carry(connection)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Open a tunnel between stdin, stdout and an instance."""
     parser = _parser()
@@ -170,8 +178,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         url = presigned_url(
             session, dns_name, endpoint_id, address, args.remote_port, args.max_tunnel_duration
         )
-        with open_tunnel(url, session.user_agent()) as connection:
-            carry(connection)
+        asyncio.run(_open_and_carry(url, session.user_agent()))
     except (TunnelError, BotoCoreError, ClientError) as error:
         print(f"open-tunnel: {error}", file=sys.stderr)
         return 1
