@@ -87,7 +87,7 @@ def build_deb(work: Path, version: str, architecture: str) -> list[Path]:
     source = work / name / "eic-agent"
     source.mkdir(parents=True)
     _copy_sources(source)
-    shutil.move(source / "packaging" / "debian", source / "debian")
+    shutil.move(source / "packaging" / "deb", source / "debian")
     (source / "debian" / "changelog").write_text(
         f"eic-agent ({version}) unstable; urgency=medium\n\n"
         f"  * Version {version}.\n\n"
