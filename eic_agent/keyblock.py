@@ -8,6 +8,7 @@ whether a block is to be believed.
 import base64
 import binascii
 import hashlib
+import io
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 _HEADER = re.compile(rb"#([!-<>-~]+)=(.*)")
 _TIMESTAMP = re.compile(r"[0-9]{1,12}", re.ASCII)
 _SIGNATURE_LINE = re.compile(rb"[A-Za-z0-9+/]+={0,2}")
+_MOST_LINES = 100  # a signature of 16384 bits has 36
 # A header that must stand once, so that nobody can read another value than we do.
 _KNOWN = ("Timestamp", "Instance", "Caller", "Request")
 
@@ -64,10 +66,12 @@ def _split(document: bytes) -> Iterator[tuple[list[bytes], bool]]:
     """Cut the document into blocks: lines, and whether a blank line or the end follows.
 
     A header line behind a key or signature also begins a block, so that a block which lacks its
-    end takes none of the next one with it.
+    end takes none of the next one with it. Of a block with too many lines no more than one too many
+    are kept, its last one among them.
     """
     lines: list[bytes] = []
-    for line in document.split(b"\n"):
+    for ended_line in io.BytesIO(document):
+        line = ended_line.removesuffix(b"\n")
         if not line:
             if lines:
                 yield lines, True
@@ -75,6 +79,8 @@ def _split(document: bytes) -> Iterator[tuple[list[bytes], bool]]:
         elif line.startswith(b"#") and lines and not lines[-1].startswith(b"#"):
             yield lines, False
             lines = [line]
+        elif len(lines) > _MOST_LINES:
+            lines[-1] = line
         else:
             lines.append(line)
     if lines:
@@ -82,6 +88,8 @@ def _split(document: bytes) -> Iterator[tuple[list[bytes], bool]]:
 
 
 def _parse_block(lines: list[bytes]) -> KeyBlock:
+    if len(lines) > _MOST_LINES:
+        raise _Malformed(f"more than {_MOST_LINES} lines")
     headers = [line for line in lines if line.startswith(b"#")]
     key_and_signature = lines[len(headers) :]
     if not key_and_signature:

@@ -88,4 +88,4 @@ def openmetrics(status: Mapping[str, Any]) -> str:
             "# HELP eic_agent_signer_holds_seconds How long the verified signer may be used.",
             f"eic_agent_signer_holds_seconds {status['signer']['holds_s']}",
         ]
-    return "\n".join([*lines, "# EOF", ""])
+    return "\n".join([*map(escape, lines), "# EOF", ""])

@@ -128,6 +128,24 @@ def test_a_block_that_is_not_ended_is_malformed_and_takes_nothing_of_the_next() 
     assert second == parse_one(GOOD)
 
 
+@pytest.mark.parametrize("line", [b"#Extra=1", b"A" * 64])
+def test_a_block_of_very_many_lines_is_malformed_and_takes_nothing_of_the_next(line: bytes) -> None:
+    """Nor does it take memory by the line, of which a forged document can hold half a million."""
+    few, many = block(*HEADERS, KEY, *[line] * 90), block(*HEADERS, KEY, *[line] * 500)
+    if line.startswith(b"#"):
+        few, many = (
+            block(*[line] * 90, *HEADERS, KEY, SIGNATURE),
+            block(*[line] * 500, *HEADERS, KEY),
+        )
+    parse_one(few)
+    assert parse(many + GOOD) == [MalformedBlock("more than 100 lines"), parse_one(GOOD)]
+
+
+def test_the_first_header_after_very_many_lines_begins_a_block() -> None:
+    unended = block(*HEADERS, KEY, *[b"A" * 64] * 500, end=b"")
+    assert parse(unended + GOOD) == [MalformedBlock("not ended by a blank line"), parse_one(GOOD)]
+
+
 def test_nothing_is_no_block() -> None:
     assert parse(b"") == parse(b"\n\n\n") == []
 

@@ -205,6 +205,10 @@ def leaf_with_a_name_that_is_no_text(sim: MetadataSimulator) -> bytes:
     return sim.pki.leaf.der.replace(utf8_string(NAME), utf8_string(NAME, content=0xFF))
 
 
+def leaf_of_a_version_that_is_none(sim: MetadataSimulator) -> bytes:
+    return sim.pki.leaf.der.replace(bytes.fromhex("a003 020102"), bytes.fromhex("a003 020109"), 1)
+
+
 def leaf_with_an_alternative_name_of_a_kind_that_nobody_reads(sim: MetadataSimulator) -> bytes:
     sim.pki.leaf.omit = {x509.SubjectAlternativeName}
     x400_address = bytes.fromhex("3004 a302 3000")
@@ -218,6 +222,7 @@ def leaf_with_an_alternative_name_of_a_kind_that_nobody_reads(sim: MetadataSimul
     [
         leaf_with_a_bit_string_as_name,
         leaf_with_a_name_that_is_no_text,
+        leaf_of_a_version_that_is_none,
         leaf_with_an_alternative_name_of_a_kind_that_nobody_reads,
     ],
 )
