@@ -49,6 +49,8 @@ def build(wheels_directory: Path) -> Callable[..., None]:
 @pytest.fixture(scope="session")
 def bundles(wheels_directory: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The bundle for each architecture."""
+    program("strip", "binutils")
+    program("aarch64-linux-gnu-strip", "binutils-aarch64-linux-gnu")
     made = {}
     for architecture in ARCHITECTURES:
         made[architecture] = tmp_path_factory.mktemp("bundle") / architecture
