@@ -17,19 +17,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from eic_agent import __version__, client, config
-from eic_agent.agent import Agent, explained, without_configuration
-from eic_agent.authorizer import Authorizer, Counters, Question, Rules
+from eic_agent import __version__, client
+from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason
-from eic_agent.imds import NEVER, Deadline, MetadataClient
 from eic_agent.journal import Journal, escape, open_journal
-from eic_agent.listener import Listener, NoSocket
-from eic_agent.notify import Notifier
-from eic_agent.service import Handlers, Service
-from eic_agent.users import user_id
+from eic_agent.lookup.authorizer import Authorizer, Counters, Question, Rules
+from eic_agent.lookup.users import user_id
+from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
+from eic_agent.resident.agent import Agent, explained, without_configuration
+from eic_agent.resident.listener import Listener, NoSocket
+from eic_agent.resident.notify import Notifier
+from eic_agent.resident.service import Handlers, Service
 
 if TYPE_CHECKING:
-    from eic_agent.sshd import Outcome
+    from eic_agent.sshd.wiring import Outcome
 
 # Metadata requests of the resident agent at a time; each takes a second at most.
 _FETCHERS = 32
@@ -256,7 +257,7 @@ def _serve(args: argparse.Namespace) -> int:
 
 
 def _status(args: argparse.Namespace) -> int:
-    from eic_agent import status
+    from eic_agent.reports import status
 
     try:
         found = status.ask(args.socket)
@@ -271,7 +272,7 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from eic_agent.explain import explain
+    from eic_agent.reports.explain import explain
 
     try:
         settings = _load(args).config
@@ -286,19 +287,19 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _sshd_status(args: argparse.Namespace) -> int:
-    from eic_agent import sshd
+    from eic_agent.sshd import wiring
 
-    report = sshd.status(sshd.System())
-    print(json.dumps(sshd.as_data(report), indent=2) if args.json else sshd.report_text(report))
+    report = wiring.status(wiring.System())
+    print(json.dumps(wiring.as_data(report), indent=2) if args.json else wiring.report_text(report))
     return report.exit_status
 
 
 def _sshd_enable(args: argparse.Namespace) -> int:
-    from eic_agent import sshd
+    from eic_agent.sshd import wiring
 
     return _sshd_changed(
-        sshd.enable(
-            sshd.System(),
+        wiring.enable(
+            wiring.System(),
             edit_main_file=args.edit_main_file,
             unless_disabled=args.unless_disabled,
         )
@@ -306,15 +307,15 @@ def _sshd_enable(args: argparse.Namespace) -> int:
 
 
 def _sshd_disable(args: argparse.Namespace) -> int:
-    from eic_agent import sshd
+    from eic_agent.sshd import wiring
 
-    return _sshd_changed(sshd.disable(sshd.System(), by_admin=not args.for_removal))
+    return _sshd_changed(wiring.disable(wiring.System(), by_admin=not args.for_removal))
 
 
 def _sshd_changed(outcome: "Outcome") -> int:
-    from eic_agent import sshd
+    from eic_agent.sshd import wiring
 
-    print(sshd.outcome_text(outcome), file=sys.stdout if outcome.ok else sys.stderr)
+    print(wiring.outcome_text(outcome), file=sys.stdout if outcome.ok else sys.stderr)
     return outcome.exit_status
 
 

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from eic_agent.authorizer import Answer, Authorizer, Counters, Question, Rules
 from eic_agent.errors import Reason
-from eic_agent.imds import Deadline, MetadataClient
 from eic_agent.journal import Decision, open_journal
-from eic_agent.policy import KeyRules, Policy
-from eic_agent.trust import TrustRules
+from eic_agent.lookup.authorizer import Answer, Authorizer, Counters, Question, Rules
+from eic_agent.lookup.policy import KeyRules, Policy
+from eic_agent.lookup.trust import TrustRules
+from eic_agent.metadata.client import Deadline, MetadataClient
 from tests.simulator import MetadataSimulator, SSHKey, new_key
 
 NOW = 1_800_000_000.0

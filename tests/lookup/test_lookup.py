@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
-from eic_agent import authorizer
-from eic_agent.authorizer import Question
 from eic_agent.errors import Reason
-from eic_agent.imds import Deadline
-from eic_agent.policy import CallerRule, Policy, UserRules
+from eic_agent.lookup import authorizer
+from eic_agent.lookup.authorizer import Question
+from eic_agent.lookup.policy import CallerRule, Policy, UserRules
+from eic_agent.metadata.client import Deadline
 from tests.lookup.rig import ALICES_KEY, NOW, Rig, make_rig, only
 from tests.simulator import CALLER, KEY_TYPES, new_key
 

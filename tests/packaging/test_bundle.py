@@ -23,7 +23,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509 import ocsp, verification
-import eic_agent.journal, eic_agent.keyblock, eic_agent.trust
+import eic_agent.journal, eic_agent.lookup.keyblock, eic_agent.lookup.trust
 
 key = rsa.generate_private_key(65537, 2048)
 pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)

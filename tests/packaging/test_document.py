@@ -14,7 +14,8 @@ import pytest
 import yaml
 from wheels import ROOT
 
-from eic_agent import __version__, config
+from eic_agent import __version__
+from eic_agent.configuration import config
 from tests.packaging.programs import output
 from tests.support import program
 

@@ -11,7 +11,8 @@ from typing import TypeAlias
 import pytest
 from stage import SKELETON
 
-from eic_agent import cli, config, journal
+from eic_agent import cli, journal
+from eic_agent.configuration import config
 from tests.packaging.programs import output
 from tests.support import program
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from eic_agent import client
-from eic_agent.connection import STATUS_PROTOCOL
+from eic_agent.resident.connection import STATUS_PROTOCOL
 
 PATIENCE_S = 30.0
 ROOT = Path(__file__).parents[2]

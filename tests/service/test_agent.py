@@ -14,7 +14,8 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from eic_agent import client, client_fallback, connection
+from eic_agent import client, client_fallback
+from eic_agent.resident import connection
 from tests.service.process import wait_until
 from tests.simulator import MetadataSimulator, new_key
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from eic_agent import client
-from eic_agent.listener import Listener, NoSocket
+from eic_agent.resident.listener import Listener, NoSocket
 from tests.service.conftest import StartAgent
 from tests.service.process import Agent, answer_of, everything, request, send, wait_until
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent import sshd
-from eic_agent.sshd_launch import Systemd
+from eic_agent.sshd import wiring
+from eic_agent.sshd.launch import Systemd
 from tests.support import program
 
 # A program that sshd would run on every machine; these tests never run it.
@@ -31,12 +31,12 @@ class Machine:
 
     root: Path
     key: Path
-    system: sshd.System = field(init=False)
+    system: wiring.System = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("etc/ssh/sshd_config.d", "etc/eic-agent/config.d", "proc", "units"):
             (self.root / name).mkdir(parents=True)
-        paths = sshd.SshdPaths(
+        paths = wiring.SshdPaths(
             main=self.etc / "sshd_config",
             drop_in=self.etc / "sshd_config.d/10-eic-agent.conf",
             include_base=Path("/etc/ssh"),
@@ -50,7 +50,7 @@ class Machine:
                 self.root / "systemctl", self.root / "systemd-analyze", self.root / "booted"
             ),
         )
-        self.system = sshd.System(paths, user="nobody")
+        self.system = wiring.System(paths, user="nobody")
         self.write("sshd_config", DEBIAN)
 
     @property
@@ -87,26 +87,26 @@ class Machine:
 
     def enable(self, *, edit_main_file: bool = False, unless_disabled: bool = False) -> str:
         """Enable, which must succeed; return what is told."""
-        outcome = sshd.enable(
+        outcome = wiring.enable(
             self.system, edit_main_file=edit_main_file, unless_disabled=unless_disabled
         )
         assert outcome.exit_status == 0, outcome
-        return sshd.outcome_text(outcome)
+        return wiring.outcome_text(outcome)
 
     def refused(self, *, edit_main_file: bool = False) -> str:
         """Try to enable, which must change nothing at all; return why not."""
         before = self.files()
-        outcome = sshd.enable(self.system, edit_main_file=edit_main_file)
+        outcome = wiring.enable(self.system, edit_main_file=edit_main_file)
         assert (outcome.exit_status, outcome.changed) == (1, False)
         assert self.files() == before
-        assert sshd.status(self.system).problems
-        return sshd.outcome_text(outcome)
+        assert wiring.status(self.system).problems
+        return wiring.outcome_text(outcome)
 
     def disable(self, *, by_admin: bool = False) -> str:
         """Disable, which must succeed; return what is told."""
-        outcome = sshd.disable(self.system, by_admin=by_admin)
+        outcome = wiring.disable(self.system, by_admin=by_admin)
         assert outcome.exit_status == 0, outcome
-        return sshd.outcome_text(outcome)
+        return wiring.outcome_text(outcome)
 
     def run_systemd(self, program_text: str) -> Path:
         """Let systemd run here, with this shell script as systemctl; return where it is called."""

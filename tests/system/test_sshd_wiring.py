@@ -38,12 +38,12 @@ class Wired:
         machine.run("useradd", "--system", "eic-agent")
 
     def call(self, function: str, **arguments: bool) -> dict[str, Any]:
-        """Call a function of eic_agent.sshd there, and return what it returns."""
+        """Call a function of eic_agent.sshd.wiring there, and return what it returns."""
         script = (
             "import dataclasses, json, sys\n"
             "sys.path.insert(0, '/opt/eic')\n"
-            "from eic_agent import sshd\n"
-            f"got = sshd.{function}(sshd.System(), **{arguments})\n"
+            "from eic_agent.sshd import wiring\n"
+            f"got = wiring.{function}(wiring.System(), **{arguments})\n"
             "print(json.dumps(dataclasses.asdict(got)))\n"
         )
         found: dict[str, Any] = json.loads(self.machine.run("python3", "-c", script).stdout)
@@ -125,7 +125,7 @@ def test_units_are_read_where_systemd_does_not_run(wired: Wired) -> None:
     script = (
         "import pathlib, sys\n"
         "sys.path.insert(0, '/opt/eic')\n"
-        "from eic_agent.sshd_launch import Systemd\n"
+        "from eic_agent.sshd.launch import Systemd\n"
         "for one in Systemd(booted=pathlib.Path('/nowhere')).launches():\n"
         "    print(one.source, one.option('authorizedkeyscommand'))\n"
     )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent.changes import Changes, content_of, locked
+from eic_agent.sshd.changes import Changes, content_of, locked
 from tests.support import lacking, root
 
 
@@ -99,7 +99,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(
     def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("eic_agent.changes.os.fsync", full)
+    monkeypatch.setattr("eic_agent.sshd.changes.os.fsync", full)
     with pytest.raises(OSError, match="No space left"):
         Changes().put(path, b"new", 0o600)
     assert path.read_bytes() == b"old"

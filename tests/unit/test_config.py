@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eic_agent import schema
-from eic_agent.config import (
+from eic_agent.configuration import schema
+from eic_agent.configuration.config import (
     AgentConfig,
     Config,
     IdentityConfig,
@@ -21,9 +21,9 @@ from eic_agent.config import (
     show,
 )
 from eic_agent.errors import ConfigError
-from eic_agent.keyblock import KEY_TYPES
-from eic_agent.policy import CallerRule, KeyRules, Policy, UserRules
-from eic_agent.trust import TrustRules
+from eic_agent.lookup.keyblock import KEY_TYPES
+from eic_agent.lookup.policy import CallerRule, KeyRules, Policy, UserRules
+from eic_agent.lookup.trust import TrustRules
 from tests.keyoptions import VALID
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent import schema
-from eic_agent.config import Config, load
+from eic_agent.configuration import schema
+from eic_agent.configuration.config import Config, load
 from eic_agent.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

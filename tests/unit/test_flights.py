@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from eic_agent.errors import MetadataUnavailable
-from eic_agent.flights import Daemons, Flights
+from eic_agent.lookup.flights import Daemons, Flights
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from eic_agent.errors import Reason, UntrustedMaterial
-from eic_agent.identity import (
+from eic_agent.lookup.identity import (
     Hardware,
     check_instance_id,
     establish,

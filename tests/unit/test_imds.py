@@ -15,9 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from eic_agent import __version__, imds
+from eic_agent import __version__
 from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
-from eic_agent.imds import (
+from eic_agent.metadata import client as imds
+from eic_agent.metadata.client import (
     Deadline,
     MetadataClient,
     MetadataUnreachable,

@@ -1,4 +1,4 @@
-"""The one-way rule: a room may use those below it, never one above or beside it."""
+"""The floor plan: a room is a folder or a module of the package, and arrows go down only."""
 
 import ast
 import subprocess
@@ -12,114 +12,143 @@ import eic_agent
 
 PACKAGE = Path(eic_agent.__file__).parent
 
-# From the ground up; the rooms of one line are siblings.
-LAYERS = (
+# From the ground up; rooms of one line are siblings and do not import each other.
+ROOMS = (
     {"errors"},
-    {"identity", "keyblock", "ocsp", "trace", "flights"},
-    {"trust"},
-    {"policy"},
-    {"imds", "users", "journal"},
-    {"signers"},
-    {"authorizer"},
     {"client"},
-    {"connection", "listener", "notify"},
-    {"service"},
-    {"agent", "explain", "status"},
-    {"changes", "sshd_files"},
-    {"sshd_launch"},
-    {"sshd_survey"},
-    {"sshd_plan"},
+    {"journal"},
+    {"metadata"},
+    {"lookup"},
+    {"configuration", "resident"},
     {"sshd"},
-    {"keyoptions"},
-    {"schema"},
-    {"config"},
+    {"reports"},
     {"cli"},
     {"__main__"},
 )
-LEVELS = {module: level for level, modules in enumerate(LAYERS) for module in modules}
+# The same within the rooms whose order matters to a reader.
+WITHIN = {
+    "metadata": ({"client"},),
+    "lookup": (
+        {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
+        {"trust"},
+        {"policy"},
+        {"signers"},
+        {"authorizer"},
+    ),
+    "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
+    "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
+    "sshd": ({"changes", "files"}, {"launch"}, {"survey"}, {"plan"}, {"wiring"}),
+    "reports": ({"explain", "status"},),
+}
 # What does not follow from the order alone.
-ALONE = {"client": set[str](), "client_fallback": set[str]()}
+ALONE = {"client", "client_fallback"}
 ONLY_USED_BY = {
-    "config": {"cli"},
-    "schema": {"config"},
-    "keyoptions": {"schema"},
-    "client": {"connection", "status", "agent", "cli"},
+    "configuration": {"configuration", "cli", "reports"},
     "cli": {"__main__"},
 }
 ONLY_IN = {
-    "requests": {"imds"},
-    "urllib3": {"imds"},
-    "pwd": {"users"},
-    "grp": {"users"},
+    "requests": {"metadata"},
+    "urllib3": {"metadata"},
+    "pwd": {"lookup/users"},
+    "grp": {"lookup/users"},
     "structlog": {"journal"},
-    "cachetools": {"signers"},
+    "cachetools": {"lookup/signers"},
     "logging_journald": {"journal"},
-    "tomllib": {"config"},
+    "tomllib": {"configuration/config"},
+}
+
+MODULES = {
+    str(path.relative_to(PACKAGE).with_suffix("")): path
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if path.name != "__init__.py"
 }
 
 
+def level_of(name: str, levels: tuple[set[str], ...]) -> int:
+    return next(level for level, names in enumerate(levels) if name in names)
+
+
 def imports(path: Path) -> Iterator[str]:
-    """Every module that a file imports, at any depth, `eic_agent.x` as `eic_agent.x`."""
+    """Every module that a file imports, at any depth, ours as `room` or `room/module`."""
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
+            names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
-            if node.module == "eic_agent":
-                yield from (f"eic_agent.{alias.name}" for alias in node.names)
-            elif node.module:
-                yield node.module
+            names = [node.module or ""]
+            if node.module == "eic_agent" or f"{node.module}.".count(".") == 2:
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            if not name.startswith("eic_agent."):
+                yield name
+                continue
+            _, room, *rest = name.split(".")
+            inside = "/".join([room, *rest[:1]])
+            if inside in MODULES:
+                yield inside
+            elif room in MODULES:
+                yield room
+            else:
+                assert name == "eic_agent.__version__", name
 
 
-MODULES = sorted(PACKAGE.glob("*.py"))
+@pytest.mark.parametrize("name", MODULES)
+def test_arrows_go_down(name: str) -> None:
+    room, _, module = name.partition("/")
+    for used in imports(MODULES[name]):
+        used_room, _, used_module = used.partition("/")
+        if used not in MODULES:
+            continue
+        assert room not in ALONE, f"{name} imports {used}, and must stand alone"
+        assert room in ONLY_USED_BY.get(used_room, {room}), f"{name} has no business with {used}"
+        if room != used_room:
+            above, below = level_of(room, ROOMS), level_of(used_room, ROOMS)
+            assert below < above, f"{name} imports {used}, which is not below it"
+        else:
+            levels = WITHIN[room]
+            above, below = level_of(module, levels), level_of(used_module, levels)
+            assert below < above, f"{name} imports {used}, which is not below it"
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_arrows_go_one_way(path: Path) -> None:
-    room = path.stem
-    own = {name.split(".")[1] for name in imports(path) if name.startswith("eic_agent.")}
-    own -= {"__version__"}
-    if room == "__init__":
-        assert not own
-        return
-    if room in ALONE:
-        assert own == ALONE[room]
-        return
-    assert room in LEVELS, f"{room} has no place in LAYERS"
-    for used in own:
-        assert LEVELS[used] < LEVELS[room], f"{room} imports {used}, which is not below it"
-        assert room in ONLY_USED_BY.get(used, {room}), f"{room} has no business with {used}"
+def test_every_room_and_module_has_its_place() -> None:
+    rooms = {name.partition("/")[0] for name in MODULES}
+    assert rooms == set().union(*ROOMS) | ALONE
+    for room, levels in WITHIN.items():
+        modules = {name.partition("/")[2] for name in MODULES if name.startswith(f"{room}/")}
+        assert modules == set().union(*levels), room
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_each_job_has_one_room(path: Path) -> None:
-    for name in imports(path):
-        rooms = ONLY_IN.get(name.split(".")[0])
-        assert rooms is None or path.stem in rooms, f"{path.stem} imports {name}"
+@pytest.mark.parametrize("name", MODULES)
+def test_each_job_has_one_room(name: str) -> None:
+    for used in imports(MODULES[name]):
+        rooms = ONLY_IN.get(used.split(".")[0])
+        assert rooms is None or {name, name.partition("/")[0]} & rooms, f"{name} imports {used}"
 
 
 # A lookup in one process, and the first of the resident agent, wait for whatever is imported.
-OPERATORS_ONLY = ("sshd", "status", "explain", "doctor", "audit")
+OPERATORS_ONLY = ("sshd", "reports")
 
 
 def test_a_lookup_does_not_wait_for_what_only_operators_need() -> None:
     show = "import sys, eic_agent.cli; print(*sys.modules, sep='\\n')"
     done = subprocess.run([sys.executable, "-c", show], capture_output=True, text=True, check=True)
     loaded = set(done.stdout.split())
-    assert "eic_agent.service" in loaded
+    assert "eic_agent.resident.service" in loaded
     assert not loaded & {f"eic_agent.{name}" for name in OPERATORS_ONLY}
 
 
 CLOCKS = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
-def test_nobody_but_the_command_line_reads_the_clock(path: Path) -> None:
+@pytest.mark.parametrize("name", MODULES)
+def test_nobody_but_the_command_line_reads_the_clock(name: str) -> None:
     called = {
         (node.func.value.id, node.func.attr)
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(ast.parse(MODULES[name].read_text()))
         if isinstance(node, ast.Call)
         and isinstance(node.func, ast.Attribute)
         and isinstance(node.func.value, ast.Name)
     }
-    assert path.stem == "cli" or not called & CLOCKS
+    assert name == "cli" or not called & CLOCKS

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eic_agent.keyblock import (
+from eic_agent.lookup.keyblock import (
     KEY_TYPES,
     KeyBlock,
     MalformedBlock,

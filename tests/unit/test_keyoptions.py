@@ -4,7 +4,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from eic_agent import keyoptions
+from eic_agent.configuration import keyoptions
 from tests.keyoptions import INVALID, REFUSED, VALID
 
 

@@ -13,7 +13,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from eic_agent.ocsp import Staple, Status, UnreadableStaple, Verdict
+from eic_agent.lookup.ocsp import Staple, Status, UnreadableStaple, Verdict
 from tests import simulator
 from tests.simulator.pki import utc
 from tests.simulator.staples import Staple as Recipe

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from eic_agent.errors import Reason
-from eic_agent.keyblock import KeyBlock
-from eic_agent.policy import (
+from eic_agent.lookup.keyblock import KeyBlock
+from eic_agent.lookup.policy import (
     CallerRule,
     Claim,
     Grant,

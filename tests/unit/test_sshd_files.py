@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eic_agent.sshd_files import Line, Tree, parse_line, quote, words
+from eic_agent.sshd.files import Line, Tree, parse_line, quote, words
 
 # What a line of a file can hold: getline ends at a newline, and sshd stops at a NUL.
 line_text = st.text(st.characters(exclude_characters="\n\0", exclude_categories=["Cs"]))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent.sshd_launch import (
+from eic_agent.sshd.launch import (
     Launch,
     ProgramFailed,
     Systemd,

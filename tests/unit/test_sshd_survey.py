@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent import sshd_survey
-from eic_agent.sshd_files import Tree
-from eic_agent.sshd_launch import ProgramFailed
-from eic_agent.sshd_survey import Sshd, SshdPaths, System, survey, unsafe, why_not_first
+from eic_agent.sshd import survey as sshd_survey
+from eic_agent.sshd.files import Tree
+from eic_agent.sshd.launch import ProgramFailed
+from eic_agent.sshd.survey import Sshd, SshdPaths, System, survey, unsafe, why_not_first
 from tests.support import root
 
 

@@ -12,9 +12,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from eic_agent import trust
 from eic_agent.errors import ConfigError, Reason, UntrustedMaterial
-from eic_agent.keyblock import KeyBlock, parse_blocks
+from eic_agent.lookup import trust
+from eic_agent.lookup.keyblock import KeyBlock, parse_blocks
 from tests.simulator import MetadataSimulator, another_rsa_key, new_key
 from tests.support import lacking
 

@@ -7,7 +7,7 @@ import pwd
 
 import pytest
 
-from eic_agent.users import exists, group_names
+from eic_agent.lookup.users import exists, group_names
 
 
 def test_groups_of_every_user_are_those_of_the_database() -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from eic_agent.errors import Reason
-from eic_agent.keyblock import (
+from eic_agent.lookup.keyblock import (
     KEY_TYPES,
     KeyBlock,
     MalformedKey,

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from eic_agent.changes import content_of
-from eic_agent.sshd_files import encode, quote
-from eic_agent.sshd_survey import (
+from eic_agent.lookup.users import exists
+from eic_agent.sshd.changes import content_of
+from eic_agent.sshd.files import encode, quote
+from eic_agent.sshd.survey import (
     BEGIN,
     COMMAND,
     END,
@@ -28,7 +29,6 @@ from eic_agent.sshd_survey import (
     unsafe,
     why_not_first,
 )
-from eic_agent.users import exists
 
 _AWS_SCRIPT = "eic_run_authorized_keys"
 _MADE_FOLDER = b"# eic-agent made this directory too.\n"

@@ -11,16 +11,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
-from eic_agent.flights import Daemons, Flights, Workers
-from eic_agent.identity import check_instance_id, read_hardware
-from eic_agent.imds import NEVER, Deadline, MetadataClient
 from eic_agent.journal import Decision, Journal
-from eic_agent.keyblock import KeyBlock, MalformedBlock, parse_blocks
-from eic_agent.policy import Claim, Grant, Policy, Refusal, check_block, check_user, decide
-from eic_agent.signers import Signers
-from eic_agent.trace import Trace, untraced
-from eic_agent.trust import TrustedSigner, TrustRules, signed_by
-from eic_agent.users import group_names
+from eic_agent.lookup.flights import Daemons, Flights, Workers
+from eic_agent.lookup.identity import check_instance_id, read_hardware
+from eic_agent.lookup.keyblock import KeyBlock, MalformedBlock, parse_blocks
+from eic_agent.lookup.policy import Claim, Grant, Policy, Refusal, check_block, check_user, decide
+from eic_agent.lookup.signers import Signers
+from eic_agent.lookup.trace import Trace, untraced
+from eic_agent.lookup.trust import TrustedSigner, TrustRules, signed_by
+from eic_agent.lookup.users import group_names
+from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
 
 # A forged document can hold thousands of blocks; the journal is told of so many of each reason,
 # and how many more there are.

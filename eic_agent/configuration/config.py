@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from eic_agent import schema
+from eic_agent.configuration import schema
 from eic_agent.errors import ConfigError
 from eic_agent.journal import escape
-from eic_agent.policy import KeyRules, Policy, UserRules
-from eic_agent.trust import TrustRules
+from eic_agent.lookup.policy import KeyRules, Policy, UserRules
+from eic_agent.lookup.trust import TrustRules
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -27,7 +27,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from eic_agent.connection import (
+from eic_agent.errors import ConfigError, Reason
+from eic_agent.journal import Journal
+from eic_agent.resident.connection import (
     FELL_BACK_PROTOCOL,
     STATUS_PROTOCOL,
     Connection,
@@ -35,10 +37,8 @@ from eic_agent.connection import (
     Request,
     parse_request,
 )
-from eic_agent.errors import ConfigError, Reason
-from eic_agent.journal import Journal
-from eic_agent.listener import Listener
-from eic_agent.notify import Notifier
+from eic_agent.resident.listener import Listener
+from eic_agent.resident.notify import Notifier
 
 _ACCEPT_AT_ONCE = 64  # connections accepted before requests are looked at again
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}

@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from eic_agent.changes import content_of
 from eic_agent.errors import EicAgentError
-from eic_agent.sshd_files import Line, Tree, place, words
-from eic_agent.sshd_launch import Launch, ProgramFailed, Systemd, listeners, run
+from eic_agent.sshd.changes import content_of
+from eic_agent.sshd.files import Line, Tree, place, words
+from eic_agent.sshd.launch import Launch, ProgramFailed, Systemd, listeners, run
 
 COMMAND = "authorizedkeyscommand"
 USER = "authorizedkeyscommanduser"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eic_agent.errors import EicAgentError
-from eic_agent.sshd_files import decode, parse_line
+from eic_agent.sshd.files import decode, parse_line
 
 # Amazon's and Debian's per-connection units included: ssh.socket may start those.
 _UNITS = ("ssh.service", "sshd.service", "ssh@.service", "sshd@.service")

@@ -23,11 +23,11 @@ import contextlib
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from eic_agent.changes import Changes, content_of, locked
-from eic_agent.sshd_files import Tree, quote
-from eic_agent.sshd_launch import ProgramFailed, Systemd, UnitState
-from eic_agent.sshd_plan import Prepared, concerns, made_folder, prepare, require_sshd
-from eic_agent.sshd_survey import (
+from eic_agent.sshd.changes import Changes, content_of, locked
+from eic_agent.sshd.files import Tree, quote
+from eic_agent.sshd.launch import ProgramFailed, Systemd, UnitState
+from eic_agent.sshd.plan import Prepared, concerns, made_folder, prepare, require_sshd
+from eic_agent.sshd.survey import (
     GENERATED,
     SPELLING,
     UNITS,

@@ -5,9 +5,9 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from eic_agent.authorizer import Answer, Authorizer, Question
-from eic_agent.imds import Deadline
 from eic_agent.journal import escape
+from eic_agent.lookup.authorizer import Answer, Authorizer, Question
+from eic_agent.metadata.client import Deadline
 
 STEPS = (
     "Name",

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from eic_agent import keyoptions
+from eic_agent.configuration import keyoptions
 from eic_agent.errors import ConfigError
-from eic_agent.imds import endpoint_urls
 from eic_agent.journal import LEVELS
-from eic_agent.keyblock import KEY_TYPES
-from eic_agent.policy import CallerRule
+from eic_agent.lookup.keyblock import KEY_TYPES
+from eic_agent.lookup.policy import CallerRule
+from eic_agent.metadata.client import endpoint_urls
 
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@$\\-]*")
 

@@ -25,8 +25,8 @@ from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 
 from eic_agent.errors import ConfigError, Reason, UntrustedMaterial
-from eic_agent.keyblock import KeyBlock
-from eic_agent.ocsp import Staple, Status, UnreadableStaple, read_through
+from eic_agent.lookup.keyblock import KeyBlock
+from eic_agent.lookup.ocsp import Staple, Status, UnreadableStaple, read_through
 
 AMAZON_ROOTS = {
     "8ecde6884f3d87b1125ba31ac3fcb13d7016de7f57cc904fe1cb97c6ae98196e": "Amazon Root CA 1",

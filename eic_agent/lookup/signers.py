@@ -6,17 +6,17 @@ from collections.abc import Callable
 
 from cachetools import TTLCache
 
-from eic_agent.flights import Flights, Workers
-from eic_agent.identity import InstanceIdentity, establish, region_of_zone
-from eic_agent.imds import Deadline, MetadataClient
-from eic_agent.trace import Trace
-from eic_agent.trust import (
+from eic_agent.lookup.flights import Flights, Workers
+from eic_agent.lookup.identity import InstanceIdentity, establish, region_of_zone
+from eic_agent.lookup.trace import Trace
+from eic_agent.lookup.trust import (
     TrustedSigner,
     TrustRules,
     build_path,
     check_revocation,
     load_anchors,
 )
+from eic_agent.metadata.client import Deadline, MetadataClient
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0

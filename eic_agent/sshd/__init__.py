@@ -1,0 +1,1 @@
+"""What sshd does now, and making it ask us."""
