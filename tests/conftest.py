@@ -12,7 +12,7 @@ settings.register_profile(
 settings.load_profile("any machine")
 
 # Directories whose tests share a build, a booted machine or a long wait.
-_TOGETHER = ("clients", "packaging", "system")
+_TOGETHER = ("clients", "packages", "machine")
 
 
 class ByShare(LoadScopeScheduling):

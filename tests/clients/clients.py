@@ -165,7 +165,7 @@ def visit_with_agent(site: Site, identity: Identity) -> Outcome:
 
 def visit_tunnel(site: Site, identity: Identity) -> Outcome:
     """Go through the EC2 Instance Connect Endpoint."""
-    proxy = shlex.join([sys.executable, "-m", "tests.sandbox.tunnel_client", "--instance-id", "%h"])
+    proxy = shlex.join([sys.executable, "-m", "eic_sandbox.tunnel_client", "--instance-id", "%h"])
     there = f"{site.user}@{site.sandbox.instance.id}"
     command = ["ssh", *ssh_words(site, identity), "-o", f"ProxyCommand={proxy}", there, SAY_WHO]
     return _logged_in(site, site.run(command))

@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from eic_sandbox.instance import KEY_LIFETIME_S
 from tests import support
 from tests.clients.clients import msftp_words, mssh_words
 from tests.clients.site import REPOSITORY, TIMEOUT_S, Outcome, Site
-from tests.sandbox.instance import KEY_LIFETIME_S
 
 _SHIM = """\
 #!/bin/sh

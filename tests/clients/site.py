@@ -11,11 +11,11 @@ from typing import Any
 
 from botocore.session import get_session
 
+from eic_sandbox import network
+from eic_sandbox.instance import Instance
+from eic_sandbox.sandbox import Options, Sandbox, running_sandbox
+from eic_sandbox.sshd import Sshd
 from tests import support
-from tests.sandbox import network
-from tests.sandbox.instance import Instance
-from tests.sandbox.sandbox import Options, Sandbox, running_sandbox
-from tests.sandbox.sshd import Sshd
 
 REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 120.0

@@ -4,10 +4,10 @@ import time
 
 import pytest
 
+from eic_sandbox.instance import KEY_LIFETIME_S
 from tests.clients.clients import CLIENTS, Client, visit_msftp, visit_mssh
 from tests.clients.conftest import Used
 from tests.clients.site import Site
-from tests.sandbox.instance import KEY_LIFETIME_S
 
 KEY_TYPES = ("ed25519", "rsa")
 

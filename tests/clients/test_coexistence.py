@@ -33,7 +33,7 @@ def admit_principal(site: Site, principal: str) -> None:
 def logins(site: Site, identity: Identity) -> list[dict[str, Any]]:
     """Run the one command that tells of every login, and give those with this key."""
     box = site.directory.parent / "box"
-    command = [sys.executable, "-m", "tests.sandbox.logins", str(box)]
+    command = [sys.executable, "-m", "eic_sandbox.logins", str(box)]
     output = subprocess.check_output(command, text=True, cwd=REPOSITORY)
     found = [json.loads(line) for line in output.splitlines()]
     return [login for login in found if login["fingerprint"] == identity.fingerprint]

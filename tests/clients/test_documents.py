@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from eic_sandbox import network
+from eic_sandbox.guide import guide
 from tests import support
 from tests.clients.clients import CLIENTS
 from tests.clients.site import REPOSITORY, TIMEOUT_S, Site
-from tests.sandbox import network
-from tests.sandbox.guide import guide
 
 CLIENTS_DOC = (REPOSITORY / "docs/clients.md").read_text()
 SANDBOX_DOC = (REPOSITORY / "docs/sandbox.md").read_text()

@@ -4,11 +4,11 @@ import time
 
 import pytest
 
+from eic_sandbox.instance import KEY_LIFETIME_S
 from tests.clients.clients import CLIENTS, PERMISSION_DENIED, Client
 from tests.clients.conftest import Used
 from tests.clients.late import Late
 from tests.clients.site import Site
-from tests.sandbox.instance import KEY_LIFETIME_S
 
 
 def wait_until(moment: float) -> None:

@@ -13,7 +13,7 @@ from eic_agent.lookup.authorizer import Answer, Authorizer, Counters, Question, 
 from eic_agent.lookup.policy import KeyRules, Policy
 from eic_agent.lookup.trust import TrustRules
 from eic_agent.metadata.client import Deadline, MetadataClient
-from tests.simulator import MetadataSimulator, SSHKey, new_key
+from eic_sandbox.simulator import MetadataSimulator, SSHKey, new_key
 
 NOW = 1_800_000_000.0
 ALICES_KEY = new_key()

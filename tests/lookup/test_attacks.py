@@ -16,8 +16,8 @@ from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from eic_agent.errors import Reason
+from eic_sandbox.simulator import MetadataSimulator, SignerPKI, another_rsa_key, new_key
 from tests.lookup.rig import ALICES_KEY, NOW, Rig, make_rig, only
-from tests.simulator import MetadataSimulator, SignerPKI, another_rsa_key, new_key
 
 META = "/latest/meta-data/"
 Attack = Callable[[MetadataSimulator], object]

@@ -12,8 +12,8 @@ from eic_agent.lookup import authorizer
 from eic_agent.lookup.authorizer import Question
 from eic_agent.lookup.policy import CallerRule, Policy, UserRules
 from eic_agent.metadata.client import Deadline
+from eic_sandbox.simulator import CALLER, KEY_TYPES, new_key
 from tests.lookup.rig import ALICES_KEY, NOW, Rig, make_rig, only
-from tests.simulator import CALLER, KEY_TYPES, new_key
 
 KEYS = "/latest/meta-data/managed-ssh-keys/active-keys/"
 

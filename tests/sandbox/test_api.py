@@ -15,19 +15,19 @@ from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from tests.sandbox.api import InstanceConnectApi
-from tests.sandbox.aws_cli import run_aws, send_ssh_public_key_command
-from tests.sandbox.cloudtrail import Trail
-from tests.sandbox.ec2 import DescribeApi
-from tests.sandbox.frontend import SERVICE, TARGET, Frontend
-from tests.sandbox.iam import Principal
-from tests.sandbox.instance import Endpoint, Instance
-from tests.sandbox.model import SHAPES
-from tests.sandbox.sandbox import PRINCIPAL
-from tests.sandbox.throttle import Throttle
-from tests.simulator import MetadataSimulator, SSHKey, new_key, rsa_ssh_key
-from tests.simulator.server import Server
-from tests.simulator.simulator import ACTIVE_KEYS
+from eic_sandbox.api import InstanceConnectApi
+from eic_sandbox.aws_cli import run_aws, send_ssh_public_key_command
+from eic_sandbox.cloudtrail import Trail
+from eic_sandbox.ec2 import DescribeApi
+from eic_sandbox.frontend import SERVICE, TARGET, Frontend
+from eic_sandbox.iam import Principal
+from eic_sandbox.instance import Endpoint, Instance
+from eic_sandbox.model import SHAPES
+from eic_sandbox.sandbox import PRINCIPAL
+from eic_sandbox.simulator import MetadataSimulator, SSHKey, new_key, rsa_ssh_key
+from eic_sandbox.simulator.server import Server
+from eic_sandbox.simulator.simulator import ACTIVE_KEYS
+from eic_sandbox.throttle import Throttle
 
 STRANGER = dataclasses.replace(PRINCIPAL, access_key_id="AKIANOBODY")
 LIAR = dataclasses.replace(PRINCIPAL, secret_access_key="guessed")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from eic_sandbox.aws_cli import run_aws, send_ssh_public_key_command
 from tests import support
-from tests.sandbox.aws_cli import run_aws, send_ssh_public_key_command
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +50,7 @@ def test_the_sandbox_serves_logins_until_it_is_told_to_end(
     key = tmp_path / "key"
     keygen = support.program("ssh-keygen", "openssh-client")
     subprocess.run([keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
-    command = [sys.executable, "-m", "tests.sandbox"]
+    command = [sys.executable, "-m", "eic_sandbox"]
     with subprocess.Popen(command, env=temporary, stdout=subprocess.PIPE, text=True) as process:
         try:
             exported = read_exports(process)
@@ -72,7 +72,7 @@ def test_the_sandbox_serves_logins_until_it_is_told_to_end(
 
 
 def test_the_demo_ends_well_and_cleans_up(temporary: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "tests.sandbox.demo"]
+    command = [sys.executable, "-m", "eic_sandbox.demo"]
     demo = subprocess.run(command, env=temporary, capture_output=True, text=True, check=False)
     assert demo.returncode == 0, demo.stdout + demo.stderr
     assert "WRONG" not in demo.stdout

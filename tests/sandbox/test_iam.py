@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.sandbox import iam
-from tests.sandbox.iam import OPEN_TUNNEL, OS_USER, SEND_SSH_PUBLIC_KEY, AccessDenied, Principal
+from eic_sandbox import iam
+from eic_sandbox.iam import OPEN_TUNNEL, OS_USER, SEND_SSH_PUBLIC_KEY, AccessDenied, Principal
 
 ARN = "arn:aws:iam::123456789012:user/bob"
 INSTANCE = "arn:aws:ec2:us-east-1:123456789012:instance/i-0123456789abcdef0"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from eic_sandbox import network
+from eic_sandbox.programs import SandboxError
+from eic_sandbox.sandbox import Options, Sandbox, running_sandbox
+from eic_sandbox.simulator import SSHKey, new_key
 from tests import support
-from tests.sandbox import network
-from tests.sandbox.programs import SandboxError
-from tests.sandbox.sandbox import Options, Sandbox, running_sandbox
-from tests.simulator import SSHKey, new_key
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["loopback", "machines"])
@@ -92,7 +92,7 @@ def test_a_sandbox_that_is_killed_leaves_no_namespace_behind() -> None:
     if problem := network.obstacle():
         support.lacking(f"network namespaces ({problem})", "run the tests as root")
     script = (
-        "from tests.sandbox.network import machine\n"
+        "from eic_sandbox.network import machine\n"
         "with machine() as made:\n"
         "    print(made.pid, flush=True)\n"
         "    input()\n"

@@ -10,8 +10,8 @@ from botocore.auth import SigV4Auth, SigV4QueryAuth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 
-from tests.sandbox.iam import Principal
-from tests.sandbox.sigv4 import (
+from eic_sandbox.iam import Principal
+from eic_sandbox.sigv4 import (
     Fault,
     SignatureRefused,
     SignedRequest,

@@ -20,13 +20,13 @@ from botocore.session import Session, get_session
 from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
-from tests.sandbox import iam
-from tests.sandbox.certificates import CA_BUNDLE, server_tls
-from tests.sandbox.cloudtrail import Trail
-from tests.sandbox.instance import Endpoint, Instance
-from tests.sandbox.tunnel import TunnelEndpoint
-from tests.sandbox.tunnel_client import TunnelError, open_tunnel, presigned_url
-from tests.simulator import MetadataSimulator
+from eic_sandbox import iam
+from eic_sandbox.certificates import CA_BUNDLE, server_tls
+from eic_sandbox.cloudtrail import Trail
+from eic_sandbox.instance import Endpoint, Instance
+from eic_sandbox.simulator import MetadataSimulator
+from eic_sandbox.tunnel import TunnelEndpoint
+from eic_sandbox.tunnel_client import TunnelError, open_tunnel, presigned_url
 
 ALICE, BOB = iam.load(iam.DEFAULT_FILE)
 RESULT_TIMEOUT_S = 60.0
@@ -257,7 +257,7 @@ def run_client(rig: Rig) -> Callable[..., subprocess.CompletedProcess[bytes]]:
             "AWS_ACCESS_KEY_ID": ALICE.access_key_id,
             "AWS_SECRET_ACCESS_KEY": ALICE.secret_access_key,
         }
-        command = [sys.executable, "-m", "tests.sandbox.tunnel_client", *words]
+        command = [sys.executable, "-m", "eic_sandbox.tunnel_client", *words]
         command += ["--instance-connect-endpoint-id", rig.endpoint.id]
         command += ["--instance-connect-endpoint-dns-name", rig.endpoint.dns_name]
         return subprocess.run(
