@@ -25,9 +25,10 @@ from eic_agent.lookup.authorizer import Authorizer, Counters, Question, Rules
 from eic_agent.lookup.users import user_id
 from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
 from eic_agent.resident.agent import Agent, explained, without_configuration
+from eic_agent.resident.limits import Handlers
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier
-from eic_agent.resident.service import Handlers, Service
+from eic_agent.resident.service import Service
 
 if TYPE_CHECKING:
     from eic_agent.sshd.wiring import Outcome

@@ -36,7 +36,13 @@ WITHIN = {
         {"authorizer"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
-    "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
+    "resident": (
+        {"notify", "listener", "connection"},
+        {"limits"},
+        {"pool"},
+        {"service"},
+        {"agent"},
+    ),
     "sshd": ({"changes", "files"}, {"launch"}, {"survey"}, {"plan"}, {"wiring"}),
     "reports": ({"explain", "status"},),
 }
