@@ -21,7 +21,8 @@ sys.path += sys.argv[1].split(":")
 
 from eic_agent.configuration import config
 from eic_agent.journal import open_journal
-from eic_agent.lookup.authorizer import Authorizer, Counters, Question, Rules
+from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.question import Question
 from eic_agent.metadata.client import Deadline, MetadataClient, endpoint_urls
 
 # The last thing that the trace hears of each part, by step number (docs/lookup.md).

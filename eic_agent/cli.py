@@ -21,7 +21,8 @@ from eic_agent import __version__, client
 from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal import Journal, escape, open_journal
-from eic_agent.lookup.authorizer import Authorizer, Counters, Question, Rules
+from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import user_id
 from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
 from eic_agent.resident.agent import Agent, explained, without_configuration

@@ -29,10 +29,12 @@ ROOMS = (
 WITHIN = {
     "metadata": ({"client"},),
     "lookup": (
-        {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
+        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
+        {"anchors", "ocsp"},
         {"trust"},
         {"policy"},
-        {"signers"},
+        {"signers", "outcomes"},
+        {"judge"},
         {"authorizer"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
