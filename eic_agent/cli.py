@@ -23,7 +23,8 @@ from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal import Journal, escape, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Question, Rules
 from eic_agent.lookup.users import user_id
-from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import NEVER, Deadline
 from eic_agent.resident.agent import Agent, explained, without_configuration
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier

@@ -20,7 +20,8 @@ from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace, untraced
 from eic_agent.lookup.trust import TrustedSigner, TrustRules, signed_by
 from eic_agent.lookup.users import group_names
-from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import NEVER, Deadline
 
 # A forged document can hold thousands of blocks; the journal is told of so many of each reason,
 # and how many more there are.

@@ -16,7 +16,8 @@ from eic_agent.lookup.trust import (
     check_revocation,
     load_anchors,
 )
-from eic_agent.metadata.client import Deadline, MetadataClient
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0

@@ -27,7 +27,7 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "metadata": ({"client"},),
+    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
         {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
         {"trust"},
@@ -47,8 +47,8 @@ ONLY_USED_BY = {
     "cli": {"__main__"},
 }
 ONLY_IN = {
-    "requests": {"metadata"},
-    "urllib3": {"metadata"},
+    "requests": {"metadata/exchange"},
+    "urllib3": {"metadata/exchange"},
     "pwd": {"lookup/users"},
     "grp": {"lookup/users"},
     "structlog": {"journal"},
