@@ -288,19 +288,21 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _sshd_status(args: argparse.Namespace) -> int:
-    from eic_agent.sshd import wiring
+    from eic_agent.sshd import status
+    from eic_agent.sshd.survey import System
 
-    report = wiring.status(wiring.System())
-    print(json.dumps(wiring.as_data(report), indent=2) if args.json else wiring.report_text(report))
+    report = status.find(System())
+    print(json.dumps(status.as_data(report), indent=2) if args.json else status.text(report))
     return report.exit_status
 
 
 def _sshd_enable(args: argparse.Namespace) -> int:
     from eic_agent.sshd import wiring
+    from eic_agent.sshd.survey import System
 
     return _sshd_changed(
         wiring.enable(
-            wiring.System(),
+            System(),
             edit_main_file=args.edit_main_file,
             unless_disabled=args.unless_disabled,
         )
@@ -309,8 +311,9 @@ def _sshd_enable(args: argparse.Namespace) -> int:
 
 def _sshd_disable(args: argparse.Namespace) -> int:
     from eic_agent.sshd import wiring
+    from eic_agent.sshd.survey import System
 
-    return _sshd_changed(wiring.disable(wiring.System(), by_admin=not args.for_removal))
+    return _sshd_changed(wiring.disable(System(), by_admin=not args.for_removal))
 
 
 def _sshd_changed(outcome: "Outcome") -> int:

@@ -37,7 +37,15 @@ WITHIN = {
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
     "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
-    "sshd": ({"changes", "files"}, {"launch"}, {"survey"}, {"plan"}, {"wiring"}),
+    "sshd": (
+        {"changes", "files"},
+        {"launch"},
+        {"survey"},
+        {"asking"},
+        {"plan"},
+        {"reload", "status"},
+        {"wiring"},
+    ),
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
