@@ -22,7 +22,8 @@ from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace, untraced
 from eic_agent.lookup.trust import TrustRules
 from eic_agent.lookup.users import group_names
-from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import NEVER, Deadline
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from eic_agent.lookup.question import Question
 from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace
 from eic_agent.lookup.trust import TrustedSigner, signed_by
-from eic_agent.metadata.client import Deadline
+from eic_agent.metadata.deadline import Deadline
 
 
 class Judge:

@@ -12,7 +12,8 @@ from eic_agent.lookup.flights import Flights, Workers
 from eic_agent.lookup.identity import InstanceIdentity, establish, region_of_zone
 from eic_agent.lookup.trace import Trace
 from eic_agent.lookup.trust import TrustedSigner, TrustRules, build_path, check_revocation
-from eic_agent.metadata.client import Deadline, MetadataClient
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0

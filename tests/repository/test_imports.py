@@ -27,7 +27,7 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "metadata": ({"client"},),
+    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
         {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
         {"anchors", "ocsp"},
@@ -39,7 +39,15 @@ WITHIN = {
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
     "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
-    "sshd": ({"changes", "files"}, {"launch"}, {"survey"}, {"plan"}, {"wiring"}),
+    "sshd": (
+        {"changes", "files"},
+        {"launch"},
+        {"survey"},
+        {"asking"},
+        {"plan"},
+        {"reload", "status"},
+        {"wiring"},
+    ),
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
@@ -49,8 +57,8 @@ ONLY_USED_BY = {
     "cli": {"__main__"},
 }
 ONLY_IN = {
-    "requests": {"metadata"},
-    "urllib3": {"metadata"},
+    "requests": {"metadata/exchange"},
+    "urllib3": {"metadata/exchange"},
     "pwd": {"lookup/users"},
     "grp": {"lookup/users"},
     "structlog": {"journal"},
