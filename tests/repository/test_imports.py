@@ -27,12 +27,14 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "metadata": ({"client"},),
+    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
-        {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
+        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
+        {"anchors", "ocsp"},
         {"trust"},
         {"policy"},
-        {"signers"},
+        {"signers", "outcomes"},
+        {"judge"},
         {"authorizer"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
@@ -43,7 +45,15 @@ WITHIN = {
         {"service"},
         {"agent"},
     ),
-    "sshd": ({"changes", "files"}, {"launch"}, {"survey"}, {"plan"}, {"wiring"}),
+    "sshd": (
+        {"changes", "files"},
+        {"launch"},
+        {"survey"},
+        {"asking"},
+        {"plan"},
+        {"reload", "status"},
+        {"wiring"},
+    ),
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
@@ -53,8 +63,8 @@ ONLY_USED_BY = {
     "cli": {"__main__"},
 }
 ONLY_IN = {
-    "requests": {"metadata"},
-    "urllib3": {"metadata"},
+    "requests": {"metadata/exchange"},
+    "urllib3": {"metadata/exchange"},
     "pwd": {"lookup/users"},
     "grp": {"lookup/users"},
     "structlog": {"journal"},
