@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from eic_agent import __version__, client
 from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason
-from eic_agent.journal import Journal, escape, open_journal
+from eic_agent.journal.entries import escape
+from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import user_id
