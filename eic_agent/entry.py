@@ -65,7 +65,7 @@ class Greeter:
 
     def _greet(self, listening: _socket.socket) -> None:
         try:
-            descriptor, _address = listening._accept()  # noqa: SLF001 - socket.socket's own way
+            descriptor, _address = listening._accept()  # type: ignore[attr-defined] # noqa: SLF001 - socket.socket's own way
         except (BlockingIOError, ConnectionAbortedError):
             return
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, descriptor)
@@ -99,4 +99,4 @@ def main() -> int:
     waiting = greeter()
     from eic_agent import cli
 
-    return cli.main(began=BEGAN, greeter=waiting)
+    return cli.main(None, BEGAN, waiting.hand_over) if waiting else cli.main(None, BEGAN)
