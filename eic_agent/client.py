@@ -41,7 +41,7 @@ def ask(
     fingerprint: str,
     sshd: int,
     ends: float,
-    starting: "Callable[[], None]" = lambda: None,
+    starting: "Callable[[], object]" = lambda: None,
 ) -> "tuple[bytes, bytes]":
     """Return verdict and payload; `starting` is called once where there will be more time for it.
 
@@ -103,7 +103,7 @@ def answer(
     names: "list[str]",
     sshd: int,
     ends: float,
-    starting: "Callable[[], None]" = lambda: None,
+    starting: "Callable[[], object]" = lambda: None,
 ) -> int:
     """Print the keys for `names`, a user and perhaps a fingerprint; return the exit status.
 

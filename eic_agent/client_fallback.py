@@ -20,8 +20,10 @@ USAGE = (
 )
 FELL_BACK = b"EIC1-FELL-BACK"  # as service.py expects it: the whole of a request
 OUTPUT_LIMIT = 1 << 20  # bytes taken from one command, in whole lines
+LONGER_S = 26.0  # as client.py has it: how much longer a lookup may take that waits for a start
 LAST_WORD_S = 0.2  # beside a chained command, our own lookup ends this much before the deadline
 STOPPING = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
+LONGER = 255  # no signal: what our lookup writes among them to be given LONGER_S more
 
 
 def complain(text: str) -> int:
@@ -151,26 +153,30 @@ def become(command: "list[str]") -> int:
         return complain(f"the chained command {command[0]} cannot be run ({error.strerror})")
 
 
-def catch_signals() -> int:
-    """Have signals written into a pipe, and return its end: so they end poll(), however early."""
+def catch_signals() -> "tuple[int, int]":
+    """Have signals written into a pipe, and return its ends: so they end poll(), however early."""
     woken, wake = posix.pipe()
     posix.set_blocking(woken, False)
     posix.set_blocking(wake, False)
     _signal.set_wakeup_fd(wake)
     for number in (_signal.SIGCHLD, *STOPPING):
         _signal.signal(number, lambda *_: None)
-    return woken
+    return woken, wake
 
 
-def wait(children: "list[Child]", woken: int, ends: float) -> bool:
-    """Collect output until all have ended or time is up; false where we are told to stop."""
+def wait(ours: Child, chained: Child, woken: int, ends: float) -> bool:
+    """Collect output until both have ended or their time is up; false where we are told to stop.
+
+    Our own lookup may ask for LONGER_S more; the chained command is not waited for longer.
+    """
+    until = ends
     poll = select.poll()
     poll.register(woken, select.POLLIN)
-    by_pipe = {child.reading: child for child in children}
+    by_pipe = {child.reading: child for child in (ours, chained)}
     for pipe in by_pipe:
         poll.register(pipe, select.POLLIN)
-    while not all(child.has_ended() for child in children):
-        left = ends - monotonic()
+    while not (ours.has_ended() and chained.has_ended()):
+        left = (ends if ours.has_ended() else until) - monotonic()
         if left <= 0:
             break
         for pipe, _ in poll.poll(left * 1000 + 1):
@@ -178,8 +184,12 @@ def wait(children: "list[Child]", woken: int, ends: float) -> bool:
                 child = by_pipe[pipe]
                 if child.has_ended() or not child.collect():
                     poll.unregister(pipe)
-            elif set(posix.read(woken, 512)).intersection(STOPPING):
+                continue
+            told = posix.read(woken, 512)
+            if set(told).intersection(STOPPING):
                 return False
+            if LONGER in told:
+                until = ends + LONGER_S
     return True
 
 
@@ -198,10 +208,11 @@ def handle(
         return complain(USAGE)
     if not command:
         return answer(options, names, sshd, ends)
-    woken = catch_signals()  # before anything starts, so that it cannot outlive us
+    woken, wake = catch_signals()  # before anything starts, so that it cannot outlive us
     chained = Child(lambda: become(command))
-    ours = Child(lambda: answer(options, names, sshd, ends - LAST_WORD_S))
-    told_to_stop = not wait([ours, chained], woken, ends)
+    longer = lambda: posix.write(wake, bytes([LONGER]))  # noqa: E731 - a name for an argument
+    ours = Child(lambda: answer(options, names, sshd, ends - LAST_WORD_S, longer))
+    told_to_stop = not wait(ours, chained, woken, ends)
     ours.end()
     chained.end()
     if told_to_stop:
