@@ -13,7 +13,7 @@ from typing import Any
 
 from eic_agent.configuration import schema
 from eic_agent.errors import ConfigError
-from eic_agent.journal import escape
+from eic_agent.journal.entries import escape
 from eic_agent.lookup.anchors import anchor_file
 from eic_agent.lookup.policy import KeyRules, Policy, UserRules
 from eic_agent.lookup.trust import TrustRules

@@ -10,7 +10,7 @@ from typing import Any
 
 from eic_agent.configuration import keyoptions
 from eic_agent.errors import ConfigError
-from eic_agent.journal import LEVELS
+from eic_agent.journal.writer import LEVELS
 from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.keyblock import KEY_TYPES
 from eic_agent.lookup.policy import CallerRule

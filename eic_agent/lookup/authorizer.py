@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
-from eic_agent.journal import Journal
+from eic_agent.journal.writer import Journal
 from eic_agent.lookup.flights import Daemons, Flights, Workers
 from eic_agent.lookup.identity import Partition, check_instance_id, read_hardware
 from eic_agent.lookup.judge import Judge

@@ -27,6 +27,7 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
+    "journal": ({"entries"}, {"outputs"}, {"writer"}),
     "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
         {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
@@ -38,7 +39,13 @@ WITHIN = {
         {"authorizer"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
-    "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
+    "resident": (
+        {"notify", "listener", "connection"},
+        {"limits"},
+        {"pool"},
+        {"service"},
+        {"agent"},
+    ),
     "sshd": (
         {"changes", "files"},
         {"launch"},
@@ -61,9 +68,7 @@ ONLY_IN = {
     "urllib3": {"metadata/exchange"},
     "pwd": {"lookup/users"},
     "grp": {"lookup/users"},
-    "structlog": {"journal"},
     "cachetools": {"lookup/signers"},
-    "logging_journald": {"journal"},
     "tomllib": {"configuration/config"},
 }
 
