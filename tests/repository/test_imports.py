@@ -27,16 +27,25 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "metadata": ({"client"},),
+    "journal": ({"entries"}, {"outputs"}, {"writer"}),
+    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
-        {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
+        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
+        {"anchors", "ocsp"},
         {"trust"},
         {"policy"},
-        {"signers"},
+        {"signers", "outcomes"},
+        {"judge"},
         {"authorizer"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
-    "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
+    "resident": (
+        {"notify", "listener", "connection"},
+        {"limits"},
+        {"pool"},
+        {"service"},
+        {"agent"},
+    ),
     "sshd": (
         {"changes", "files"},
         {"launch"},
@@ -55,13 +64,11 @@ ONLY_USED_BY = {
     "cli": {"__main__"},
 }
 ONLY_IN = {
-    "requests": {"metadata"},
-    "urllib3": {"metadata"},
+    "requests": {"metadata/exchange"},
+    "urllib3": {"metadata/exchange"},
     "pwd": {"lookup/users"},
     "grp": {"lookup/users"},
-    "structlog": {"journal"},
     "cachetools": {"lookup/signers"},
-    "logging_journald": {"journal"},
     "tomllib": {"configuration/config"},
 }
 
