@@ -12,6 +12,7 @@ from eic_agent import client
 from eic_agent.configuration import keyoptions
 from eic_agent.errors import ConfigError
 from eic_agent.journal.writer import LEVELS
+from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.keyblock import KEY_TYPES
 from eic_agent.lookup.policy import CallerRule
 from eic_agent.metadata.endpoints import endpoint_urls
@@ -76,6 +77,13 @@ def _endpoint(value: object) -> object:
         '"auto", "ipv4", "ipv6" or a URL such as "http://169.254.169.254", '
         "of an IP address or localhost and without path",
     )
+
+
+def _is_region(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        configured_partition(text)
+        return True
+    return False
 
 
 def _is_absolute(path: str) -> bool:
@@ -157,7 +165,10 @@ TABLES: dict[str, dict[str, Reader]] = {
             1, client.DEADLINE_S + client.LONGER_S, "seconds for a lookup that waits for a start"
         ),
     },
-    "identity": {"sysfs_root": _directory},
+    "identity": {
+        "sysfs_root": _directory,
+        "regions": _strings(_is_region, 'a region and its domain, "new-north-1=amazonaws.com"'),
+    },
     "trust": {
         "anchors": _anchors,
         "revocation": _one_of("require", "if-stapled"),
