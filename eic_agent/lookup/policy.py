@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from eic_agent.errors import Reason
+from eic_agent.lookup.callers import is_named
 from eic_agent.lookup.keyblock import (
     KEY_TYPES,
     KeyBlock,
@@ -27,7 +28,6 @@ _OS_USER = re.compile(
     r"|(?=.{2,32}\Z)[0-9]{1,32}[A-Za-z@._-][A-Za-z0-9@._-]*[A-Za-z0-9$_-]?",
     re.ASCII,
 )
-_ASSUMED_ROLE = re.compile(r"arn:([^:]+):sts::([0-9]+):assumed-role/([^/]+)/[^/]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class UserRules:
 
 @dataclass(frozen=True, slots=True)
 class CallerRule:
-    """Shell patterns on OS users, and on the IAM principals who may push for them."""
+    """Shell patterns on OS users, and patterns of callers.py on who may push for them."""
 
     users: tuple[str, ...]
     callers: tuple[str, ...]
@@ -209,22 +209,10 @@ def _check_caller(
     rule = next((rule for rule in rules if _matches(user, rule.users)), None)
     if rule is None:
         return None
-    if caller is not None and any(_matches(name, rule.callers) for name in _principals(caller)):
+    if caller is not None and is_named(caller, rule.callers):
         return None
     return Refusal(
         Reason.CALLER_NOT_ALLOWED,
         f"no policy.rules entry for {user} names {caller or 'a push without caller'}",
         fingerprint,
     )
-
-
-def _principals(caller: str) -> tuple[str, ...]:
-    """Give the caller, and for an assumed role's session the role's ARN as IAM policies have it.
-
-    STS leaves the path out of a session's ARN, so a role with a path is named without it here.
-    """
-    session = _ASSUMED_ROLE.fullmatch(caller)
-    if session is None:
-        return (caller,)
-    partition, account, role = session.groups()
-    return (caller, f"arn:{partition}:iam::{account}:role/{role}")

@@ -221,30 +221,15 @@ def test_an_exported_caller_cannot_leave_its_quotes(caller: str) -> None:
 ADMINS = ("arn:aws:iam::123456789012:role/Admin",)
 
 
-@pytest.mark.parametrize(
-    ("callers", "caller", "granted"),
-    [
-        (ADMINS, ALICE, True),
-        (ADMINS, "arn:aws:iam::123456789012:role/Admin", True),
-        (ADMINS, "arn:aws:sts::123456789012:assumed-role/Admin2/alice", False),
-        (ADMINS, "arn:aws:sts::999999999999:assumed-role/Admin/alice", False),
-        (ADMINS, "arn:aws-cn:sts::123456789012:assumed-role/Admin/alice", False),
-        (ADMINS, "arn:aws:sts::123456789012:assumed-role/Admin/a/b", False),
-        (ADMINS, "arn:aws:iam::123456789012:user/Admin", False),
-        (ADMINS, None, False),
-        (("arn:aws:sts::*:assumed-role/Admin/a*",), ALICE, True),
-        (("arn:aws:sts::*:assumed-role/Admin/b*",), ALICE, False),
-        ((), ALICE, False),
-        (("*",), ALICE, True),
-        (("*",), None, False),
-    ],
-)
-def test_a_rule_names_the_principals_that_may_push(
-    callers: tuple[str, ...], caller: str | None, *, granted: bool
-) -> None:
-    policy = Policy(callers=(CallerRule(("root",), callers),))
-    outcome = decided(block(caller=caller), policy, user="root")
-    assert reason(outcome) is (None if granted else Reason.CALLER_NOT_ALLOWED)
+def test_a_rule_names_the_principals_that_may_push() -> None:
+    policy = Policy(callers=(CallerRule(("root",), ADMINS),))
+    assert reason(decided(block(), policy, user="root")) is None
+    other = block(caller=ALICE.replace("Admin", "Admin2"))
+    assert reason(decided(other, policy, user="root")) is Reason.CALLER_NOT_ALLOWED
+    for nobody in ((), ADMINS, ("*",)):
+        policy = Policy(callers=(CallerRule(("root",), nobody),))
+        refusal = decided(block(caller=None), policy, user="root")
+        assert reason(refusal) is Reason.CALLER_NOT_ALLOWED
 
 
 def test_the_first_rule_whose_users_match_decides_and_others_are_free() -> None:

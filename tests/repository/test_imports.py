@@ -29,13 +29,13 @@ ROOMS = (
 WITHIN = {
     "metadata": ({"client"},),
     "lookup": (
-        {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
+        {"identity", "keyblock", "ocsp", "trace", "flights", "users", "callers"},
         {"trust"},
         {"policy"},
         {"signers"},
         {"authorizer"},
     ),
-    "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
+    "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
     "sshd": ({"changes", "files"}, {"launch"}, {"survey"}, {"plan"}, {"wiring"}),
     "reports": ({"explain", "status"},),
