@@ -21,8 +21,11 @@ sys.path += sys.argv[1].split(":")
 
 from eic_agent.configuration import config
 from eic_agent.journal import open_journal
-from eic_agent.lookup.authorizer import Authorizer, Counters, Question, Rules
-from eic_agent.metadata.client import Deadline, MetadataClient, endpoint_urls
+from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.question import Question
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import Deadline
+from eic_agent.metadata.endpoints import endpoint_urls
 
 # The last thing that the trace hears of each part, by step number (docs/lookup.md).
 _PARTS = {4: "keys fetched", 6: "blocks parsed", 5: "checks", 7: "signature"}

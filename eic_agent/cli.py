@@ -21,13 +21,16 @@ from eic_agent import __version__, client
 from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal import Journal, escape, open_journal
-from eic_agent.lookup.authorizer import Authorizer, Counters, Question, Rules
+from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import user_id
-from eic_agent.metadata.client import NEVER, Deadline, MetadataClient
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import NEVER, Deadline
 from eic_agent.resident.agent import Agent, explained, without_configuration
+from eic_agent.resident.limits import Handlers
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier
-from eic_agent.resident.service import Handlers, Service
+from eic_agent.resident.service import Service
 
 if TYPE_CHECKING:
     from eic_agent.sshd.wiring import Outcome
@@ -287,19 +290,21 @@ def _explain(args: argparse.Namespace) -> int:
 
 
 def _sshd_status(args: argparse.Namespace) -> int:
-    from eic_agent.sshd import wiring
+    from eic_agent.sshd import status
+    from eic_agent.sshd.survey import System
 
-    report = wiring.status(wiring.System())
-    print(json.dumps(wiring.as_data(report), indent=2) if args.json else wiring.report_text(report))
+    report = status.find(System())
+    print(json.dumps(status.as_data(report), indent=2) if args.json else status.text(report))
     return report.exit_status
 
 
 def _sshd_enable(args: argparse.Namespace) -> int:
     from eic_agent.sshd import wiring
+    from eic_agent.sshd.survey import System
 
     return _sshd_changed(
         wiring.enable(
-            wiring.System(),
+            System(),
             edit_main_file=args.edit_main_file,
             unless_disabled=args.unless_disabled,
         )
@@ -308,8 +313,9 @@ def _sshd_enable(args: argparse.Namespace) -> int:
 
 def _sshd_disable(args: argparse.Namespace) -> int:
     from eic_agent.sshd import wiring
+    from eic_agent.sshd.survey import System
 
-    return _sshd_changed(wiring.disable(wiring.System(), by_admin=not args.for_removal))
+    return _sshd_changed(wiring.disable(System(), by_admin=not args.for_removal))
 
 
 def _sshd_changed(outcome: "Outcome") -> int:

@@ -36,6 +36,10 @@ class MetadataUnavailable(EicAgentError):
     """The metadata service did not give what was asked for, or not in time."""
 
 
+class MetadataUnreachable(MetadataUnavailable):
+    """The service did not answer, or not in time, or answered that it is out of order (5xx)."""
+
+
 class UntrustedMaterial(EicAgentError):
     """The metadata service gave something that must not be believed."""
 

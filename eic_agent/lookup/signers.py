@@ -3,23 +3,28 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 
+from eic_agent.lookup.anchors import load_anchors
 from eic_agent.lookup.flights import Flights, Workers
 from eic_agent.lookup.identity import InstanceIdentity, establish, region_of_zone
 from eic_agent.lookup.trace import Trace
-from eic_agent.lookup.trust import (
-    TrustedSigner,
-    TrustRules,
-    build_path,
-    check_revocation,
-    load_anchors,
-)
-from eic_agent.metadata.client import Deadline, MetadataClient
+from eic_agent.lookup.trust import TrustedSigner, TrustRules, build_path, check_revocation
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Whose signer is to be proved; of those who wait for it together, one is told the steps."""
+
+    instance_id: str
+    trace: Trace = field(compare=False)
 
 
 class Signers:
@@ -40,7 +45,7 @@ class Signers:
         self._clock = clock
         self._bound = bound
         self._timer = timer
-        self._flights: Flights[TrustedSigner] = Flights(workers)
+        self._flights = Flights(workers, self._fetch, "the signer")
         self._lock = threading.Lock()
         self._identity: InstanceIdentity | None = None
         self._cache: TTLCache[str, TrustedSigner] = TTLCache(1, rules.max_cache_s, timer)
@@ -62,9 +67,7 @@ class Signers:
                 holds_until=signer.valid_until,
             )
             return signer
-        return self._flights.get(
-            "the signer", lambda: self._fetch(instance_id, trace), deadline.remaining()
-        )
+        return self._flights.get(_Wanted(instance_id, trace), deadline.remaining())
 
     def successor(
         self, doubted: TrustedSigner, instance_id: str, deadline: Deadline, trace: Trace
@@ -90,12 +93,13 @@ class Signers:
             signer = self._cache.get("signer")
         return signer if signer is not None and self._clock() < signer.valid_until else None
 
-    def _fetch(self, instance_id: str, trace: Trace) -> TrustedSigner:
+    def _fetch(self, wanted: _Wanted) -> TrustedSigner:
+        trace = wanted.trace
         signer = self.cached()
         if signer is not None:  # proved while we waited for our turn
             return signer
         deadline = self._bound()
-        identity = self._establish(instance_id, deadline)
+        identity = self._establish(wanted.instance_id, deadline)
         name = identity.signer_name
         anchors = load_anchors(self._rules.anchors, identity.domain)
         trace(

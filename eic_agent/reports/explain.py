@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from eic_agent.journal import escape
-from eic_agent.lookup.authorizer import Answer, Authorizer, Question
-from eic_agent.metadata.client import Deadline
+from eic_agent.lookup.authorizer import Authorizer
+from eic_agent.lookup.question import Answer, Question
+from eic_agent.metadata.deadline import Deadline
 
 STEPS = (
     "Name",

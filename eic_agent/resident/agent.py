@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from eic_agent import __version__, client
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal import Journal, escape
-from eic_agent.lookup.authorizer import Authorizer, Question
-from eic_agent.metadata.client import Deadline
+from eic_agent.lookup.authorizer import Authorizer
+from eic_agent.lookup.question import Question
+from eic_agent.metadata.deadline import Deadline
 from eic_agent.resident.connection import Reply, Request
-from eic_agent.resident.service import Counters, Handlers
+from eic_agent.resident.limits import Counters, Handlers
 
 # With a configuration that is invalid the agent leaves soon, so that the next lookup reads it anew.
 _INVALID_IDLE_EXIT_S = 1.0

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from eic_agent.lookup.users import exists
+from eic_agent.sshd.asking import Effective, NotAccepted, Sshd
 from eic_agent.sshd.changes import content_of
 from eic_agent.sshd.files import encode, quote
 from eic_agent.sshd.survey import (
@@ -18,10 +19,7 @@ from eic_agent.sshd.survey import (
     END,
     GENERATED,
     USER,
-    Effective,
-    NotAccepted,
     Refused,
-    Sshd,
     Survey,
     System,
     command_words,

@@ -1,18 +1,15 @@
-"""What sshd does now, and what it would do: asked of sshd, and explained from its files."""
+"""How sshd is started, what its files hold, and what there is of ours in them."""
 
-import contextlib
 import os
-import re
 import stat
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from eic_agent.errors import EicAgentError
 from eic_agent.sshd.changes import content_of
 from eic_agent.sshd.files import Line, Tree, place, words
-from eic_agent.sshd.launch import Launch, ProgramFailed, Systemd, listeners, run
+from eic_agent.sshd.launch import Launch, Systemd, listeners
 
 COMMAND = "authorizedkeyscommand"
 USER = "authorizedkeyscommanduser"
@@ -21,11 +18,6 @@ BEGIN = b"# BEGIN eic-agent\n"
 END = b"# END eic-agent\n"
 UNITS = ("ssh.service", "sshd.service")
 SPELLING = {COMMAND: "AuthorizedKeysCommand", USER: "AuthorizedKeysCommandUser"}
-_MISSING_FOLDER = re.compile(r"Missing privilege separation directory: (/\S+)")
-
-
-class NotAccepted(EicAgentError):
-    """sshd does not accept a configuration; the text is sshd's own."""
 
 
 class Refused(EicAgentError):
@@ -63,15 +55,6 @@ class System:
     def asks_us(self, command: str | None) -> bool:
         """Say whether an AuthorizedKeysCommand is ours, or has ours among its arguments."""
         return command is not None and str(self.paths.client) in command_words(command)
-
-
-@dataclass(frozen=True, slots=True)
-class Effective:
-    """What sshd says is in effect for a login that no Match block fits, `Match all` excepted."""
-
-    command: str | None
-    user: str | None
-    public_keys: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,78 +152,6 @@ def survey(system: System) -> Survey:
     )
 
 
-class Sshd:
-    """Answers what sshd makes of a configuration."""
-
-    def __init__(self, found: Survey, scratch: Path) -> None:
-        self._paths = found.system.paths
-        self._options = found.launches[0].options if found.launches else ()
-        self._scratch = scratch
-        self._key = scratch / "host_key"
-        self._made: Path | None = None
-
-    def effective(self, tree: Tree) -> Effective:
-        """Ask sshd; raises NotAccepted where it does not accept it, or cannot be asked."""
-        copies = Path(tempfile.mkdtemp(dir=self._scratch))
-        try:
-            shown = self._show(tree.copy(copies))
-        except (ProgramFailed, OSError) as error:
-            raise NotAccepted(str(error).replace(str(copies), "")) from error
-        settings = dict(line.partition(" ")[::2] for line in shown.splitlines())
-        return Effective(
-            command=_unless_none(settings.get(COMMAND)),
-            user=_unless_none(settings.get(USER)),
-            public_keys=settings.get("pubkeyauthentication") != "no",
-        )
-
-    def _show(self, main: Path) -> str:
-        if not self._key.exists():
-            # ECDSA: FIPS mode has it as well.
-            run([self._paths.keygen, "-q", "-t", "ecdsa", "-N", "", "-f", self._key])
-        argv: list[str | Path] = [self._paths.sshd, "-T", "-f", main, "-h", self._key]
-        for option in self._options:
-            argv += ["-o", option]
-        try:
-            return run(argv)
-        except ProgramFailed as error:
-            missing = _MISSING_FOLDER.search(str(error))
-            if missing is None:
-                raise
-            self._made = Path(missing[1])
-            self._make_folder()
-            return run(argv)
-
-    def tidy(self) -> None:
-        """Remove the directory that sshd wanted if we made it, unless an sshd uses it by now."""
-        if self._made is not None and not self._runs():
-            with contextlib.suppress(OSError):
-                self._made.rmdir()
-            if self._runs():  # it started just now
-                self._make_folder()
-
-    def _make_folder(self) -> None:
-        if self._made is not None:
-            with contextlib.suppress(FileExistsError):
-                self._made.mkdir()
-                self._made.chmod(0o755)  # whatever the umask
-
-    def _runs(self) -> bool:
-        states = self._paths.systemd.states(*UNITS)
-        running = any(state.active in ("active", "activating", "reloading") for state in states)
-        return running or bool(listeners(self._paths.proc))
-
-
-@contextlib.contextmanager
-def asking(found: Survey) -> Iterator[Sshd]:
-    """Give an sshd to ask, with a host key of its own: baked images have none."""
-    with tempfile.TemporaryDirectory(prefix="eic-agent-") as scratch:
-        sshd = Sshd(found, Path(scratch))
-        try:
-            yield sshd
-        finally:
-            sshd.tidy()
-
-
 def overrides(tree: Tree) -> tuple[Line, ...]:
     """Return what Match blocks set in our place, for those whom they match."""
     return tuple(
@@ -308,7 +219,3 @@ def command_words(command: str) -> tuple[str, ...]:
 
 def _matches_all(line: Line) -> bool:
     return line.match is not None and line.match.split("#")[0].strip().lower() == "all"
-
-
-def _unless_none(value: str | None) -> str | None:
-    return None if value is None or value.lower() == "none" else value

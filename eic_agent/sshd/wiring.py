@@ -20,47 +20,18 @@ which only `enable` or a purge removes.
 """
 
 import contextlib
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
+from eic_agent.sshd.asking import NotAccepted, Sshd, asking
 from eic_agent.sshd.changes import Changes, content_of, locked
-from eic_agent.sshd.files import Tree, quote
-from eic_agent.sshd.launch import ProgramFailed, Systemd, UnitState
-from eic_agent.sshd.plan import Prepared, concerns, made_folder, prepare, require_sshd
-from eic_agent.sshd.survey import (
-    GENERATED,
-    SPELLING,
-    UNITS,
-    NotAccepted,
-    Refused,
-    Sshd,
-    SshdPaths,
-    Survey,
-    System,
-    as_written,
-    asking,
-    command_words,
-    overrides,
-    survey,
-)
-
-__all__ = [
-    "Outcome",
-    "Override",
-    "Problem",
-    "Report",
-    "SshdPaths",
-    "System",
-    "as_data",
-    "disable",
-    "enable",
-    "outcome_text",
-    "report_text",
-    "status",
-]
+from eic_agent.sshd.files import Tree
+from eic_agent.sshd.launch import ProgramFailed
+from eic_agent.sshd.plan import Prepared, made_folder, prepare, require_sshd
+from eic_agent.sshd.reload import reload_agent, reload_sshd
+from eic_agent.sshd.status import printable
+from eic_agent.sshd.survey import GENERATED, Refused, Survey, System, as_written, overrides, survey
 
 _FAILURES = (Refused, NotAccepted, ProgramFailed, OSError)
-_AGENT_UNIT = "eic-agent.service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,48 +47,6 @@ class Outcome:
     def exit_status(self) -> int:
         """0, or 1 where sshd would not accept it."""
         return 0 if self.ok else 1
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """What is wrong, and what to do about it."""
-
-    what: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class Override:
-    """A setting within a Match block: for those whom it matches, it counts instead of ours."""
-
-    where: str
-    match: str
-    setting: str
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """What `sshd status` found; None where there is nothing, or nothing could be found out."""
-
-    main_file: str
-    sshd: str | None = None
-    error: str | None = None  # why sshd does not accept its configuration
-    asks_us: bool = False
-    command: str | None = None
-    user: str | None = None
-    set_at: str | None = None  # FILE:LINE, or the unit or process whose -o sets the command
-    chained: tuple[str, ...] = ()
-    drop_in: str = "absent"  # or "present", "outdated", "not ours"
-    main_file_edited: bool = False
-    options: tuple[str, ...] = ()  # where -o sets the command or its user
-    overrides: tuple[Override, ...] = ()
-    disabled_by_admin: bool = False
-    problems: tuple[Problem, ...] = ()
-
-    @property
-    def exit_status(self) -> int:
-        """0, or 1 where sshd gave no answer."""
-        return 0 if self.sshd is not None and self.error is None else 1
 
 
 def enable(
@@ -159,83 +88,9 @@ def disable(system: System, *, by_admin: bool = True) -> Outcome:
         )
 
 
-def status(system: System) -> Report:
-    """Find out what sshd does now, and what is in the way of asking us; changes nothing."""
-    paths = system.paths
-    report = Report(str(paths.main), disabled_by_admin=paths.disabled.exists())
-    try:
-        require_sshd(system)
-        report = replace(report, sshd=str(paths.sshd))
-        found = survey(system)
-        report = replace(
-            report,
-            main_file=str(found.main),
-            main_file_edited=found.wrote_block,
-            drop_in="absent"
-            if found.drop_in is None
-            else "present"
-            if found.wrote_drop_in
-            else "not ours",
-            options=tuple(
-                f"{launch.source}: {spelling} {launch.option(keyword)}"
-                for launch in found.launches
-                for keyword, spelling in SPELLING.items()
-                if launch.option(keyword) is not None
-            ),
-        )
-        with asking(found) as sshd:
-            return _examine(found, sshd, report)
-    except Refused as error:
-        return replace(report, problems=(Problem(error.what, error.remedy),))
-    except (NotAccepted, OSError) as error:
-        problem = Problem(
-            f"sshd does not accept its configuration: {error}", "Correct that, or run this as root"
-        )
-        return replace(report, error=str(error), problems=(problem,))
-
-
-def as_data(report: Report) -> dict[str, Any]:
-    """Give the report as JSON can hold it."""
-    return asdict(report)
-
-
-def report_text(report: Report) -> str:
-    """Give the report as lines for people."""
-    rows = [
-        ("sshd", report.sshd or "not installed"),
-        (
-            "main file",
-            report.main_file + (" (edited by eic-agent)" if report.main_file_edited else ""),
-        ),
-        ("asks eic-agent", "yes" if report.asks_us else "no"),
-        ("AuthorizedKeysCommand", report.command or "none"),
-        ("AuthorizedKeysCommandUser", report.user or "none"),
-        ("set at", report.set_at or "nowhere"),
-        ("chained", " ".join(map(quote, report.chained)) or "nothing"),
-        ("drop-in", report.drop_in),
-        *(("sshd option", option) for option in report.options),
-        *(
-            ("overridden", f"{one.where}: {one.setting} (Match {one.match})")
-            for one in report.overrides
-        ),
-        ("disabled", "by an administrator" if report.disabled_by_admin else "no"),
-    ]
-    lines = [f"{name + ':':<27}{value}" for name, value in rows]
-    lines += [f"problem: {problem.what}. {problem.remedy}." for problem in report.problems]
-    return _printable(lines)
-
-
 def outcome_text(outcome: Outcome) -> str:
     """Give the outcome as lines for people."""
-    return _printable([*outcome.lines, *(f"warning: {warning}" for warning in outcome.warnings)])
-
-
-def _printable(lines: list[str]) -> str:
-    """Join lines; files may hold anything, but a terminal gets only what can be printed."""
-    text = "\n".join(lines)
-    return "".join(
-        c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text
-    )
+    return printable([*outcome.lines, *(f"warning: {warning}" for warning in outcome.warnings)])
 
 
 def _enable(found: Survey, sshd: Sshd, prepared: Prepared) -> Outcome:
@@ -248,9 +103,9 @@ def _enable(found: Survey, sshd: Sshd, prepared: Prepared) -> Outcome:
         return Outcome(ok=True, changed=False, lines=(line,))
     drop_in = found.system.paths.drop_in
     overriding = [
-        f"{one.where} sets {one.setting} within 'Match {one.match}', "
+        f"{line.where} sets {as_written(line)} within 'Match {line.match}', "
         "which counts for those whom it matches"
-        for one in _overrides(found.tree_without_us())
+        for line in overrides(found.tree_without_us())
     ]
     changes = Changes()
     try:
@@ -259,11 +114,11 @@ def _enable(found: Survey, sshd: Sshd, prepared: Prepared) -> Outcome:
                 path, prepared.files[path], 0o644 if path == found.system.paths.snippet else 0o600
             )
         plan.require(sshd.effective(found.tree()))
-        said = _reload_sshd(found, changes)
+        said = reload_sshd(found, changes)
     except BaseException:
         changes.undo()
         raise
-    warnings = (*plan.warnings, *overriding, *_reload_agent(found.system, changes))
+    warnings = (*plan.warnings, *overriding, *reload_agent(found.system, changes))
     lines = (f"sshd asks eic-agent, by {drop_in}", *plan.remarks, *said)
     return Outcome(ok=True, changed=bool(changes), lines=lines, warnings=warnings)
 
@@ -289,13 +144,13 @@ def _disable(found: Survey, without: Tree, *, by_admin: bool) -> Outcome:
     if remove_folder:
         with contextlib.suppress(OSError):  # others use it by now
             paths.drop_in.parent.rmdir()
-    warnings = _reload_agent(found.system, changes)
+    warnings = reload_agent(found.system, changes)
     if changes.touched(paths.drop_in) or changes.touched(found.main):
         lines = ["sshd's configuration is as it was without eic-agent"]
     else:
         lines = ["sshd was not wired by eic-agent: nothing to undo"]
     try:
-        lines += _reload_sshd(found, changes)
+        lines += reload_sshd(found, changes)
     except ProgramFailed as error:
         warnings.append(f"sshd asks eic-agent until it is reloaded, which failed: {error}")
     if still_asks is not None:
@@ -322,100 +177,3 @@ def _require_valid(found: Survey, without: Tree) -> str | None:
                 "Correct that first, then try again",
             ) from error
     return found.set_at(without) if found.system.asks_us(after.command) else None
-
-
-def _examine(found: Survey, sshd: Sshd, report: Report) -> Report:
-    effective = sshd.effective(found.tree())
-    asks_us = found.system.asks_us(effective.command)
-    argv = command_words(effective.command or "")
-    problems = [
-        Problem(concern, "Then run `eic-agent sshd status` again")
-        for concern in concerns(found, effective)
-    ]
-    drop_in = report.drop_in
-    try:
-        prepared = prepare(found, sshd, edit_main_file=found.wrote_block)
-    except Refused as error:
-        problems.append(Problem(error.what, error.remedy))
-    else:
-        if drop_in == "present" and prepared.files.get(found.system.paths.drop_in) != found.drop_in:
-            drop_in = "outdated"
-            what = "the drop-in does not fit the rest of sshd's configuration any more"
-            problems.append(Problem(what, "Run `eic-agent sshd enable`"))
-        elif not asks_us:
-            why = ": an administrator disabled it" if report.disabled_by_admin else ""
-            problems.append(
-                Problem(f"sshd does not ask eic-agent{why}", "Run `eic-agent sshd enable`")
-            )
-    return replace(
-        report,
-        command=effective.command,
-        user=effective.user,
-        asks_us=asks_us,
-        set_at=found.set_at(found.tree()),
-        chained=argv[argv.index("--chain") + 1 :] if asks_us and "--chain" in argv else (),
-        drop_in=drop_in,
-        overrides=_overrides(found.tree_without_us()),
-        problems=tuple(problems),
-    )
-
-
-def _overrides(tree: Tree) -> tuple[Override, ...]:
-    return tuple(
-        Override(line.where, line.match or "", as_written(line)) for line in overrides(tree)
-    )
-
-
-def _reload_sshd(found: Survey, changes: Changes) -> list[str]:
-    """Let running listeners know; return what was done or is left to do. Raises ProgramFailed."""
-    if not (changes.touched(found.system.paths.drop_in) or changes.touched(found.main)):
-        return []
-    said = [
-        _reload_unit(found.system.paths.systemd, state)
-        for state in found.system.paths.systemd.states(*UNITS)
-        if state.active in ("active", "reloading", "activating")
-    ]
-    said += [
-        f"{one.source} is an sshd that systemd does not run: "
-        f"`kill -HUP {one.pid}` makes it read its configuration"
-        for one in found.listeners
-        if one.pid not in found.main_pids
-    ]
-    return said
-
-
-def _reload_unit(systemd: Systemd, state: UnitState) -> str:
-    """Let sshd's unit read its configuration; return what was done, or is left to do.
-
-    An sshd that has its sockets from systemd does not survive a reload on Debian, where it tries to
-    bind them again. It is stopped: the socket goes on listening and starts it for the next
-    connection, and sessions go on, where the unit says KillMode=process as every distribution's.
-    """
-    sockets = [
-        socket for socket in systemd.states(*state.triggered_by) if socket.active == "active"
-    ]
-    if state.active == "activating":
-        return f"{state.id} is just starting: `systemctl reload {state.id}` if it was too early"
-    if not sockets:
-        systemd.reload(state.id)
-        return f"reloaded {state.id}"
-    if state.kill_mode != "process":
-        return (
-            f"{state.id} has its sockets from {sockets[0].id} and KillMode={state.kill_mode}: "
-            f"`systemctl stop {state.id}` makes it start anew, but may end sessions"
-        )
-    systemd.stop(state.id)
-    return f"{sockets[0].id} starts {state.id} anew for the next connection"
-
-
-def _reload_agent(system: System, changes: Changes) -> list[str]:
-    """Let a running agent know whom its socket answers now; return warnings."""
-    if changes.touched(system.paths.snippet):
-        systemd = system.paths.systemd
-        try:
-            for state in systemd.states(_AGENT_UNIT):
-                if state.active == "active":
-                    systemd.reload(state.id)
-        except ProgramFailed as error:
-            return [f"{_AGENT_UNIT} was not reloaded, and does not know whom to answer: {error}"]
-    return []

@@ -9,10 +9,12 @@ from typing import Any
 
 from eic_agent.errors import Reason
 from eic_agent.journal import Decision, open_journal
-from eic_agent.lookup.authorizer import Answer, Authorizer, Counters, Question, Rules
+from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.policy import KeyRules, Policy
+from eic_agent.lookup.question import Answer, Question
 from eic_agent.lookup.trust import TrustRules
-from eic_agent.metadata.client import Deadline, MetadataClient
+from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.deadline import Deadline
 from eic_sandbox.simulator import MetadataSimulator, SSHKey, new_key
 
 NOW = 1_800_000_000.0

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from eic_agent.errors import Reason
 from eic_agent.lookup import authorizer
-from eic_agent.lookup.authorizer import Question
 from eic_agent.lookup.policy import CallerRule, Policy, UserRules
-from eic_agent.metadata.client import Deadline
+from eic_agent.lookup.question import Question
+from eic_agent.metadata.deadline import Deadline
 from eic_sandbox.simulator import CALLER, KEY_TYPES, new_key
 from tests.lookup.rig import ALICES_KEY, NOW, Rig, make_rig, only
 

@@ -38,12 +38,14 @@ class Wired:
         machine.run("useradd", "--system", "eic-agent")
 
     def call(self, function: str, **arguments: bool) -> dict[str, Any]:
-        """Call a function of eic_agent.sshd.wiring there, and return what it returns."""
+        """Call a function of eic_agent.sshd there, and return what it returns."""
         script = (
             "import dataclasses, json, sys\n"
             "sys.path.insert(0, '/opt/eic')\n"
-            "from eic_agent.sshd import wiring\n"
-            f"got = wiring.{function}(wiring.System(), **{arguments})\n"
+            "from eic_agent.sshd.status import find as status\n"
+            "from eic_agent.sshd.survey import System\n"
+            "from eic_agent.sshd.wiring import disable, enable\n"
+            f"got = {function}(System(), **{arguments})\n"
             "print(json.dumps(dataclasses.asdict(got)))\n"
         )
         found: dict[str, Any] = json.loads(self.machine.run("python3", "-c", script).stdout)

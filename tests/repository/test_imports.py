@@ -27,17 +27,42 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "metadata": ({"client"},),
+    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
-        {"identity", "keyblock", "ocsp", "trace", "flights", "users", "callers"},
+        {
+            "identity",
+            "keyblock",
+            "certificates",
+            "question",
+            "trace",
+            "flights",
+            "users",
+            "callers",
+        },
+        {"anchors", "ocsp"},
         {"trust"},
         {"policy"},
-        {"signers"},
+        {"signers", "outcomes"},
+        {"judge"},
         {"authorizer"},
     ),
-    "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
-    "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
-    "sshd": ({"changes", "files"}, {"launch"}, {"survey"}, {"plan"}, {"wiring"}),
+    "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
+    "resident": (
+        {"notify", "listener", "connection"},
+        {"limits"},
+        {"pool"},
+        {"service"},
+        {"agent"},
+    ),
+    "sshd": (
+        {"changes", "files"},
+        {"launch"},
+        {"survey"},
+        {"asking"},
+        {"plan"},
+        {"reload", "status"},
+        {"wiring"},
+    ),
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
@@ -47,8 +72,8 @@ ONLY_USED_BY = {
     "cli": {"__main__"},
 }
 ONLY_IN = {
-    "requests": {"metadata"},
-    "urllib3": {"metadata"},
+    "requests": {"metadata/exchange"},
+    "urllib3": {"metadata/exchange"},
     "pwd": {"lookup/users"},
     "grp": {"lookup/users"},
     "structlog": {"journal"},

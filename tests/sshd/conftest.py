@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent.sshd import wiring
+from eic_agent.sshd import status, wiring
 from eic_agent.sshd.launch import Systemd
+from eic_agent.sshd.survey import SshdPaths, System
 from tests.support import program
 
 # A program that sshd would run on every machine; these tests never run it.
@@ -31,12 +32,12 @@ class Machine:
 
     root: Path
     key: Path
-    system: wiring.System = field(init=False)
+    system: System = field(init=False)
 
     def __post_init__(self) -> None:
         for name in ("etc/ssh/sshd_config.d", "etc/eic-agent/config.d", "proc", "units"):
             (self.root / name).mkdir(parents=True)
-        paths = wiring.SshdPaths(
+        paths = SshdPaths(
             main=self.etc / "sshd_config",
             drop_in=self.etc / "sshd_config.d/10-eic-agent.conf",
             include_base=Path("/etc/ssh"),
@@ -50,7 +51,7 @@ class Machine:
                 self.root / "systemctl", self.root / "systemd-analyze", self.root / "booted"
             ),
         )
-        self.system = wiring.System(paths, user="nobody")
+        self.system = System(paths, user="nobody")
         self.write("sshd_config", DEBIAN)
 
     @property
@@ -99,7 +100,7 @@ class Machine:
         outcome = wiring.enable(self.system, edit_main_file=edit_main_file)
         assert (outcome.exit_status, outcome.changed) == (1, False)
         assert self.files() == before
-        assert wiring.status(self.system).problems
+        assert status.find(self.system).problems
         return wiring.outcome_text(outcome)
 
     def disable(self, *, by_admin: bool = False) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent.sshd import survey as sshd_survey
+from eic_agent.sshd import asking
+from eic_agent.sshd.asking import Sshd
 from eic_agent.sshd.files import Tree
 from eic_agent.sshd.launch import ProgramFailed
-from eic_agent.sshd.survey import Sshd, SshdPaths, System, survey, unsafe, why_not_first
+from eic_agent.sshd.survey import SshdPaths, System, survey, unsafe, why_not_first
 from tests.support import root
 
 
@@ -76,7 +77,7 @@ def test_an_sshd_that_starts_while_we_tidy_finds_its_directory(
         assert wanted.is_dir()
         return answer
 
-    monkeypatch.setattr(sshd_survey, "run", run)
+    monkeypatch.setattr(asking, "run", run)
     (tmp_path / "main").touch()
     paths = SshdPaths(main=tmp_path / "main", drop_in=tmp_path / "d/10", proc=tmp_path)
     found = survey(System(paths))

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 import eic_agent
-from eic_agent.sshd import wiring
+from eic_agent.sshd import status
 from eic_agent.sshd.launch import listeners
 from tests.sshd.conftest import Machine
 from tests.support import program, root
@@ -216,7 +216,7 @@ def test_a_listener_tells_by_its_title_how_it_was_started(live: Live) -> None:
     paths = dataclasses.replace(live.machine.system.paths, proc=Path("/proc"))
     live.machine.system = dataclasses.replace(live.machine.system, paths=paths)
     assert f"process {live.process.pid} starts sshd with -o" in live.machine.refused()
-    assert wiring.status(live.machine.system).set_at == f"process {live.process.pid}"
+    assert status.find(live.machine.system).set_at == f"process {live.process.pid}"
     live.stop()
     assert not any(one.config == found.config for one in listeners())
 

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from eic_agent.configuration import config
-from eic_agent.sshd import wiring
+from eic_agent.sshd import status, wiring
 from eic_agent.sshd.changes import Changes
+from eic_agent.sshd.survey import System
 from tests.sshd.conftest import CLIENT, DEBIAN, Machine
 from tests.support import lacking, program, root
 
@@ -196,7 +197,7 @@ def test_a_program_that_sshd_refuses_to_run_does_not_run_because_of_us(machine: 
 def test_a_command_that_came_or_went_later_is_followed(machine: Machine) -> None:
     machine.enable()
     other = machine.write("sshd_config.d/30-sssd.conf", SSSD)
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert report.drop_in == "outdated"
     assert [problem.remedy for problem in report.problems] == ["Run `eic-agent sshd enable`"]
     machine.enable()
@@ -241,7 +242,7 @@ def test_nothing_is_changed_where_sshd_would_not_read_it_first_until_the_main_fi
     assert after.startswith(b"# BEGIN eic-agent\n")
     assert after.endswith(b"# END eic-agent\n" + before)
     assert machine.effective()[0].startswith(OURS)
-    assert wiring.status(machine.system).main_file_edited
+    assert status.find(machine.system).main_file_edited
     edited = machine.files()
     machine.enable(edit_main_file=True)
     machine.enable()  # as an upgrade does
@@ -311,7 +312,7 @@ def test_other_match_blocks_are_reported_by_file_and_line(machine: Machine) -> N
         f"warning: {machine.etc}/git.conf:2 sets AuthorizedKeysCommand /usr/bin/git-keys %k "
         "within 'Match User git'"
     ) in told
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert report.asks_us
     assert [(one.where, one.match, one.setting) for one in report.overrides] == [
         (
@@ -367,7 +368,7 @@ def test_without_sshd_nothing_is_enabled_and_everything_removed(machine: Machine
     absent = dataclasses.replace(machine.system.paths, sshd=machine.root / "no-sshd")
     machine.system = dataclasses.replace(machine.system, paths=absent)
     assert "Install the OpenSSH server" in machine.refused()
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert (report.sshd, report.exit_status) == (None, 1)
     machine.disable()
     assert machine.files() == before
@@ -375,7 +376,7 @@ def test_without_sshd_nothing_is_enabled_and_everything_removed(machine: Machine
 
 def test_without_any_of_sshds_files_removal_has_nothing_to_do(machine: Machine) -> None:
     nowhere = machine.root / "nowhere"
-    machine.system = wiring.System(
+    machine.system = System(
         dataclasses.replace(
             machine.system.paths,
             main=nowhere / "sshd_config",
@@ -419,7 +420,7 @@ def test_a_file_of_our_name_that_is_not_ours_is_left_alone(machine: Machine, whi
 def test_public_keys_switched_off_are_warned_of(machine: Machine) -> None:
     machine.write("sshd_config", DEBIAN + "PubkeyAuthentication no\n")
     assert "warning: PubkeyAuthentication is off" in machine.enable()
-    problems = wiring.status(machine.system).problems
+    problems = status.find(machine.system).problems
     assert "PubkeyAuthentication is off" in problems[0].what
 
 
@@ -513,7 +514,7 @@ def test_a_disable_survives_upgrades_and_ends_with_an_enable(machine: Machine) -
     machine.disable()  # removal
     machine.enable(unless_disabled=True)  # installed again
     assert machine.files() == before
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert report.disabled_by_admin
     assert report.problems[0].what.endswith("an administrator disabled it")
     machine.enable()
@@ -574,7 +575,7 @@ def test_a_units_own_option_beats_every_file_and_is_named(machine: Machine) -> N
     assert "ssh.service (/lib/systemd/system/ssh.service) starts sshd with" in told
     assert "a drop-in cannot win" in told
     assert "Remove AWS's package ec2-instance-connect" in told
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert report.command == f"{AWS} %u %f"
     assert report.set_at == "ssh.service (/lib/systemd/system/ssh.service)"
     assert report.options == (
@@ -607,7 +608,7 @@ def test_a_unit_whose_sshd_reads_another_file_is_wired_there(machine: Machine) -
     assert f"in {other}" in machine.refused()
     machine.enable(edit_main_file=True)
     assert other.read_text().startswith("# BEGIN eic-agent\n")
-    assert wiring.status(machine.system).main_file == str(other)
+    assert status.find(machine.system).main_file == str(other)
     machine.disable()
     assert other.read_text() == NOT_INCLUDED
 
@@ -622,7 +623,7 @@ def test_a_listener_with_an_option_that_its_unit_has_lost_waits_for_a_restart(
     assert machine.effective() == (OURS, "nobody")
     assert "only after a restart" in told
     assert "restart" not in calls.read_text()
-    assert "restart" in wiring.status(machine.system).problems[0].what
+    assert "restart" in status.find(machine.system).problems[0].what
 
 
 def test_a_listener_of_no_unit_keeps_its_option(machine: Machine) -> None:
@@ -715,9 +716,9 @@ def test_status_of_a_wired_machine(machine: Machine) -> None:
     machine.write("sshd_config.d/30-sssd.conf", SSSD)
     machine.enable()
     before = machine.files()
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert machine.files() == before
-    assert report == wiring.Report(
+    assert report == status.Report(
         main_file=str(machine.etc / "sshd_config"),
         sshd=str(machine.system.paths.sshd),
         asks_us=True,
@@ -728,15 +729,15 @@ def test_status_of_a_wired_machine(machine: Machine) -> None:
         drop_in="present",
     )
     assert report.exit_status == 0
-    assert json.loads(json.dumps(wiring.as_data(report)))["chained"] == ["/usr/bin/env", "%u"]
-    text = wiring.report_text(report)
+    assert json.loads(json.dumps(status.as_data(report)))["chained"] == ["/usr/bin/env", "%u"]
+    text = status.text(report)
     assert "asks eic-agent:            yes" in text
     assert "chained:                   /usr/bin/env %u" in text
     assert "problem" not in text
 
 
 def test_status_of_a_machine_that_is_not_wired(machine: Machine) -> None:
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert (report.asks_us, report.command, report.set_at, report.drop_in) == (
         False,
         None,
@@ -744,23 +745,23 @@ def test_status_of_a_machine_that_is_not_wired(machine: Machine) -> None:
         "absent",
     )
     assert report.exit_status == 0
-    text = wiring.report_text(report)
+    text = status.text(report)
     assert "problem: sshd does not ask eic-agent. Run `eic-agent sshd enable`." in text
 
 
 def test_status_where_sshd_does_not_accept_its_configuration(machine: Machine) -> None:
     machine.write("sshd_config.d/40-x.conf", "Prot 22\n")
-    report = wiring.status(machine.system)
+    report = status.find(machine.system)
     assert report.exit_status == 1
     assert "Prot" in (report.error or "")
-    assert "40-x.conf" in wiring.report_text(report)
+    assert "40-x.conf" in status.text(report)
 
 
 def test_a_drop_in_of_ours_that_somebody_spoiled_is_repaired(machine: Machine) -> None:
     machine.enable()
     wanted = machine.drop_in.read_bytes()
     machine.drop_in.write_bytes(wanted + b"Prot 22\n")
-    assert wiring.status(machine.system).exit_status == 1
+    assert status.find(machine.system).exit_status == 1
     machine.enable()
     assert machine.drop_in.read_bytes() == wanted
 
@@ -782,17 +783,17 @@ def test_the_directory_that_sshd_wants_is_made_and_removed_again() -> None:
     script = textwrap.dedent("""
         import sys, pathlib
         from tests.sshd.conftest import Machine
-        from eic_agent.sshd import wiring
+        from eic_agent.sshd import status
         root = pathlib.Path("/run/test"); root.mkdir()
         machine = Machine(root, root / "none")
-        print(wiring.status(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
+        print(status.find(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
         pathlib.Path("/run/sshd").mkdir()
-        print(wiring.status(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
+        print(status.find(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
         pathlib.Path("/run/sshd").rmdir()
         folder = root / "proc/9"; folder.mkdir()
         (folder / "root").symlink_to("/")
         (folder / "cmdline").write_text("sshd: sshd -D [listener] 0 of 10-100 startups")
-        print(wiring.status(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
+        print(status.find(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
     """)
     unshare = program("unshare", "util-linux")
     probe = subprocess.run([unshare, "-m", "true"], capture_output=True, text=True, check=False)

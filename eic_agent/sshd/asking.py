@@ -1,0 +1,104 @@
+"""What sshd makes of a configuration: sshd itself is asked, and decides."""
+
+import contextlib
+import re
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from eic_agent.errors import EicAgentError
+from eic_agent.sshd.files import Tree
+from eic_agent.sshd.launch import ProgramFailed, listeners, run
+from eic_agent.sshd.survey import COMMAND, UNITS, USER, Survey
+
+_MISSING_FOLDER = re.compile(r"Missing privilege separation directory: (/\S+)")
+
+
+class NotAccepted(EicAgentError):
+    """sshd does not accept a configuration; the text is sshd's own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effective:
+    """What sshd says is in effect for a login that no Match block fits, `Match all` excepted."""
+
+    command: str | None
+    user: str | None
+    public_keys: bool
+
+
+class Sshd:
+    """Answers what sshd makes of a configuration."""
+
+    def __init__(self, found: Survey, scratch: Path) -> None:
+        self._paths = found.system.paths
+        self._options = found.launches[0].options if found.launches else ()
+        self._scratch = scratch
+        self._key = scratch / "host_key"
+        self._made: Path | None = None
+
+    def effective(self, tree: Tree) -> Effective:
+        """Ask sshd; raises NotAccepted where it does not accept it, or cannot be asked."""
+        copies = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            shown = self._show(tree.copy(copies))
+        except (ProgramFailed, OSError) as error:
+            raise NotAccepted(str(error).replace(str(copies), "")) from error
+        settings = dict(line.partition(" ")[::2] for line in shown.splitlines())
+        return Effective(
+            command=_unless_none(settings.get(COMMAND)),
+            user=_unless_none(settings.get(USER)),
+            public_keys=settings.get("pubkeyauthentication") != "no",
+        )
+
+    def _show(self, main: Path) -> str:
+        if not self._key.exists():
+            # ECDSA: FIPS mode has it as well.
+            run([self._paths.keygen, "-q", "-t", "ecdsa", "-N", "", "-f", self._key])
+        argv: list[str | Path] = [self._paths.sshd, "-T", "-f", main, "-h", self._key]
+        for option in self._options:
+            argv += ["-o", option]
+        try:
+            return run(argv)
+        except ProgramFailed as error:
+            missing = _MISSING_FOLDER.search(str(error))
+            if missing is None:
+                raise
+            self._made = Path(missing[1])
+            self._make_folder()
+            return run(argv)
+
+    def tidy(self) -> None:
+        """Remove the directory that sshd wanted if we made it, unless an sshd uses it by now."""
+        if self._made is not None and not self._runs():
+            with contextlib.suppress(OSError):
+                self._made.rmdir()
+            if self._runs():  # it started just now
+                self._make_folder()
+
+    def _make_folder(self) -> None:
+        if self._made is not None:
+            with contextlib.suppress(FileExistsError):
+                self._made.mkdir()
+                self._made.chmod(0o755)  # whatever the umask
+
+    def _runs(self) -> bool:
+        states = self._paths.systemd.states(*UNITS)
+        running = any(state.active in ("active", "activating", "reloading") for state in states)
+        return running or bool(listeners(self._paths.proc))
+
+
+@contextlib.contextmanager
+def asking(found: Survey) -> Iterator[Sshd]:
+    """Give an sshd to ask, with a host key of its own: baked images have none."""
+    with tempfile.TemporaryDirectory(prefix="eic-agent-") as scratch:
+        sshd = Sshd(found, Path(scratch))
+        try:
+            yield sshd
+        finally:
+            sshd.tidy()
+
+
+def _unless_none(value: str | None) -> str | None:
+    return None if value is None or value.lower() == "none" else value
