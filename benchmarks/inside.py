@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 sys.path += sys.argv[1].split(":")
 
 from eic_agent.configuration import config
-from eic_agent.journal import open_journal
+from eic_agent.journal.writer import open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import UserDatabase

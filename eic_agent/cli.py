@@ -20,8 +20,10 @@ from typing import TYPE_CHECKING
 from eic_agent import __version__, client
 from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason, UsersUnavailable
-from eic_agent.journal import Journal, escape, open_journal
+from eic_agent.journal.entries import escape
+from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
@@ -172,7 +174,9 @@ def _build_authorizer(
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
-    rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
+    partitions = tuple(map(configured_partition, settings.identity.regions))
+    sysfs_root = settings.identity.sysfs_root
+    rules = Rules(settings.policy, settings.trust, sysfs_root, deadline_s, partitions)
     return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends)
 
 

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from eic_agent.errors import Reason
-from eic_agent.journal import Decision
+from eic_agent.journal.entries import Decision
 from eic_agent.lookup.keyblock import KeyBlock
 from eic_agent.lookup.policy import Grant, Refusal
 from eic_agent.lookup.question import Question

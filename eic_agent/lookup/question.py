@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from eic_agent.errors import Reason
-from eic_agent.journal import Decision
+from eic_agent.journal.entries import Decision
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from eic_agent import __version__, client
 from eic_agent.errors import ConfigError, Reason
-from eic_agent.journal import Journal, escape
+from eic_agent.journal.entries import escape
+from eic_agent.journal.writer import Journal
 from eic_agent.lookup.authorizer import Authorizer
 from eic_agent.lookup.question import Question
 from eic_agent.metadata.deadline import Deadline

@@ -23,7 +23,7 @@ import time
 from collections.abc import Callable
 
 from eic_agent.errors import ConfigError, Reason
-from eic_agent.journal import Journal
+from eic_agent.journal.writer import Journal
 from eic_agent.resident.connection import (
     FELL_BACK_PROTOCOL,
     STATUS_PROTOCOL,

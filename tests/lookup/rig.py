@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from eic_agent.errors import Reason
-from eic_agent.journal import Decision, open_journal
+from eic_agent.journal.entries import Decision
+from eic_agent.journal.writer import open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.policy import KeyRules, Policy
 from eic_agent.lookup.question import Answer, Question

@@ -27,6 +27,7 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
+    "journal": ({"entries"}, {"outputs"}, {"writer"}),
     "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
         {
@@ -76,9 +77,7 @@ ONLY_IN = {
     "urllib3": {"metadata/exchange"},
     "pwd": {"lookup/accounts"},
     "grp": {"lookup/accounts"},
-    "structlog": {"journal"},
     "cachetools": {"lookup/signers"},
-    "logging_journald": {"journal"},
     "tomllib": {"configuration/config"},
 }
 
