@@ -56,8 +56,10 @@ WITHIN = {
         {"agent"},
     ),
     "sshd": (
-        {"changes", "files"},
+        {"changes", "lock"},
+        {"files"},
         {"launch"},
+        {"listeners"},
         {"survey"},
         {"asking"},
         {"plan"},
