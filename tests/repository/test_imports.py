@@ -31,8 +31,17 @@ WITHIN = {
     "journal": ({"entries"}, {"outputs"}, {"writer"}),
     "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
-        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
-        {"anchors", "ocsp"},
+        {
+            "identity",
+            "keyblock",
+            "certificates",
+            "question",
+            "trace",
+            "flights",
+            "accounts",
+            "callers",
+        },
+        {"anchors", "ocsp", "users"},
         {"trust"},
         {"policy"},
         {"signers", "outcomes"},
@@ -48,8 +57,10 @@ WITHIN = {
         {"agent"},
     ),
     "sshd": (
-        {"changes", "files"},
+        {"changes", "lock"},
+        {"files"},
         {"launch"},
+        {"listeners"},
         {"survey"},
         {"asking"},
         {"plan"},
@@ -68,8 +79,8 @@ ONLY_USED_BY = {
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/users"},
-    "grp": {"lookup/users"},
+    "pwd": {"lookup/accounts"},
+    "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
     "tomllib": {"configuration/config"},
 }
