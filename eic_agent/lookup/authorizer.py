@@ -118,6 +118,13 @@ class Authorizer:
         self._count(answer, time.monotonic() - begun)
         return answer
 
+    def prepare(self, deadline: Deadline) -> float:
+        """Do ahead what a lookup needs besides the keys; give the seconds until that is due again.
+
+        Raises UntrustedMaterial, MetadataUnavailable or ConfigError.
+        """
+        return self.signers.prove_ahead(self._check_identity(deadline, untraced), deadline)
+
     def record(self, question: Question, answer: Answer, *, delivered: bool = True) -> None:
         """Tell the journal (step 9); what sshd was not told is not called granted."""
         for decision in answer.decisions:

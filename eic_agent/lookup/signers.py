@@ -17,7 +17,7 @@ from eic_agent.lookup.identity import (
     establish,
     region_of_zone,
 )
-from eic_agent.lookup.trace import Trace
+from eic_agent.lookup.trace import Trace, untraced
 from eic_agent.lookup.trust import (
     SignerPath,
     TrustedSigner,
@@ -30,6 +30,8 @@ from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0
+# Of the time that a signer holds, the part after which it is proved anew; the least in seconds.
+_RENEWED_AFTER, _LEAST_PAUSE_S = 0.8, 10.0
 
 # Metadata's word for the partition must not be enough to trust more authorities than Amazon's.
 _ADVICE = (
@@ -71,7 +73,7 @@ class Signers:
         self._lock = threading.Lock()
         self._identity: InstanceIdentity | None = None
         self._cache: TTLCache[str, TrustedSigner] = TTLCache(1, rules.max_cache_s, timer)
-        self._refetched = float("-inf")
+        self._refetched = self._renew_at = float("-inf")
         self.fetches = 0
 
     def get(self, instance_id: str, deadline: Deadline, trace: Trace) -> TrustedSigner:
@@ -109,6 +111,18 @@ class Signers:
         signer = self.get(instance_id, deadline, trace)
         return None if signer.public_key == doubted.public_key else signer
 
+    def prove_ahead(self, instance_id: str, deadline: Deadline) -> float:
+        """Have a signer proved before anybody asks; give the seconds after which to call again.
+
+        One that holds is proved anew once four fifths of its time are over, and stays in force
+        until its successor is proved. Raises as `get` does.
+        """
+        if self.cached() is None:
+            self.get(instance_id, deadline, untraced)
+        elif self._timer() >= self._renew_at:
+            self._prove(_Wanted(instance_id, untraced))
+        return max(self._renew_at - self._timer(), _LEAST_PAUSE_S)
+
     def cached(self) -> TrustedSigner | None:
         """Give the signer while it holds, by the clock and by the time since it was proved."""
         with self._lock:
@@ -116,11 +130,11 @@ class Signers:
         return signer if signer is not None and self._clock() < signer.valid_until else None
 
     def _fetch(self, wanted: _Wanted) -> TrustedSigner:
-        trace = wanted.trace
-        signer = self.cached()
-        if signer is not None:  # proved while we waited for our turn
-            return signer
-        deadline = self._bound()
+        signer = self.cached()  # proved while we waited for our turn
+        return self._prove(wanted) if signer is None else signer
+
+    def _prove(self, wanted: _Wanted) -> TrustedSigner:
+        trace, deadline = wanted.trace, self._bound()
         identity = self._establish(wanted.instance_id, deadline)
         name = identity.signer_name
         anchors = load_anchors(self._rules.anchors)
@@ -145,6 +159,8 @@ class Signers:
             self.fetches += 1
             self._identity = identity
             self._cache["signer"] = signer
+            holds_s = signer.valid_until - self._clock()
+            self._renew_at = self._timer() + _RENEWED_AFTER * holds_s
         return signer
 
     def _build_path(

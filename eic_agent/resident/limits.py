@@ -48,3 +48,5 @@ class Handlers:
     deadline_s: float  # most that a lookup may take
     idle_exit_s: float  # 0: never
     start_s: float = 30.0  # most that a lookup may take which met the agent's start
+    # Called in a thread of its own while nobody asks; gives the seconds until it is due again.
+    upkeep: Callable[[], float] | None = None

@@ -50,7 +50,7 @@ WITHIN = {
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
     "resident": (
-        {"notify", "listener", "connection"},
+        {"notify", "listener", "connection", "pressure", "upkeep"},
         {"limits"},
         {"pool"},
         {"service"},
