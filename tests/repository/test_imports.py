@@ -27,7 +27,12 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
+    "metadata": (
+        {"deadline", "endpoints"},
+        {"wire", "tokens", "outage"},
+        {"exchange"},
+        {"client"},
+    ),
     "lookup": (
         {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
         {"trust"},
