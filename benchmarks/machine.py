@@ -22,7 +22,7 @@ from pathlib import Path
 import eic_agent
 from benchmarks import metadata
 from benchmarks.metadata import INSTANCE_ID, MetadataProcess
-from eic_agent.journal import JOURNALD_SOCKET
+from eic_agent.journal.writer import JOURNALD_SOCKET
 from eic_sandbox.simulator.host import write_config, write_sysfs
 
 PYTHON = "/usr/bin/python3"

@@ -12,13 +12,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 from hypothesis import given
 from hypothesis import strategies as st
 
-from eic_agent import journal as journal_module
 from eic_agent.errors import Reason
-from eic_agent.journal import Decision, Journal, escape, open_journal
+from eic_agent.journal import entries, outputs
+from eic_agent.journal.entries import Decision, escape
+from eic_agent.journal.writer import Journal, open_journal
 from eic_sandbox.journald import Entry, Journald, journald, parse
 
 GRANTED = Decision(
@@ -84,7 +84,7 @@ def test_a_granted_key_has_every_field_of_the_contract(
         "SYSLOG_IDENTIFIER": "eic-agent",
         "SYSLOG_FACILITY": "10",
         "PRIORITY": "6",
-        "MESSAGE_ID": journal_module.MESSAGE_ID_GRANTED,
+        "MESSAGE_ID": entries.MESSAGE_ID_GRANTED,
         "MESSAGE": "granted SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU for ec2-user to "
         "arn:aws:sts::123456789012:assumed-role/Admin/alice "
         "(request 1234abcd-12ab-34cd-56ef-1234567890ab)",
@@ -109,7 +109,7 @@ def test_a_refused_key_is_a_notice_with_its_reason_and_no_field_for_what_is_not_
         "refused SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU for bob: "
         "expired: expired 12 s ago"
     )
-    assert fields["MESSAGE_ID"] == journal_module.MESSAGE_ID_REFUSED
+    assert fields["MESSAGE_ID"] == entries.MESSAGE_ID_REFUSED
     assert (fields["PRIORITY"], fields["EIC_DECISION"], fields["EIC_REASON"]) == (
         "5",
         "refused",
@@ -140,7 +140,7 @@ def test_messages_say_only_what_is_known(decision: Decision, message: str) -> No
 
 
 def test_ids_of_messages_are_three_of_128_bits() -> None:
-    ids = {value for name, value in vars(journal_module).items() if name.startswith("MESSAGE_ID_")}
+    ids = {value for name, value in vars(entries).items() if name.startswith("MESSAGE_ID_")}
     assert len(ids) == 3
     assert all(re.fullmatch("[0-9a-f]{32}", value) for value in ids)
 
@@ -151,7 +151,7 @@ def test_a_problem_is_a_warning_with_its_reason_and_fields(
     journal.problem(Reason.METADATA_UNAVAILABLE, "no answer in 1.0 s", user="bob")
     fields = listener.entry()
     assert fields["MESSAGE"] == "metadata-unavailable: no answer in 1.0 s"
-    assert fields["MESSAGE_ID"] == journal_module.MESSAGE_ID_PROBLEM
+    assert fields["MESSAGE_ID"] == entries.MESSAGE_ID_PROBLEM
     assert (fields["PRIORITY"], fields["EIC_REASON"], fields["EIC_USER"]) == (
         "4",
         "metadata-unavailable",
@@ -277,8 +277,8 @@ def test_an_entry_too_big_for_a_datagram_goes_by_sealed_memfd(
     journal: Journal, listener: Journald, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = journal._output
-    assert isinstance(output, journal_module._JournaldOutput)
-    output._transport.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # 4608, or so
+    assert isinstance(output, outputs.JournaldOutput)
+    output._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # 4608, or so
     caller = "arn:" + "x" * 2000
     journal.decision(dataclasses.replace(GRANTED, caller=caller, request="y" * 2000))
     ((fields, by_memfd),) = listener.entries()
@@ -376,20 +376,7 @@ def test_threads_share_a_journal(journal: Journal, listener: Journald) -> None:
         entry.fields["MESSAGE_ID"] for entry in received if "EIC_LOST" not in entry.fields
     )
     assert ids.total() + journal.lost == 4 * 20 + 1
-    assert ids[journal_module.MESSAGE_ID_PROBLEM] <= 1
-
-
-def test_structlogs_global_configuration_has_no_part_in_it(
-    journal: Journal, listener: Journald
-) -> None:
-    before = structlog.get_config()
-    structlog.configure(processors=[], context_class=dict)
-    try:
-        journal.info("text")
-        assert listener.entry()["MESSAGE"] == "text"
-    finally:
-        structlog.configure(**before)
-    structlog.reset_defaults()
+    assert ids[entries.MESSAGE_ID_PROBLEM] <= 1
 
 
 def test_the_parser_of_these_tests_reads_both_forms_of_a_field() -> None:

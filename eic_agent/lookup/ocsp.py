@@ -13,16 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from eic_agent.lookup.certificates import UNREADABLE, read_through, within_validity
+
 _SIGNATURE_HASHES = (hashes.SHA256, hashes.SHA384, hashes.SHA512)
-# All that the library raises over bytes that it cannot read.
-_UNREADABLE = (
-    ValueError,
-    TypeError,  # a name with a bit string in it
-    UnsupportedAlgorithm,
-    x509.DuplicateExtension,
-    x509.InvalidVersion,
-    x509.UnsupportedGeneralNameType,
-)
 
 
 class Status(enum.Enum):
@@ -68,7 +61,7 @@ class Staple:
             self._signature_hash = self._response.signature_hash_algorithm
         except UnreadableStaple:
             raise
-        except _UNREADABLE as error:
+        except UNREADABLE as error:
             raise UnreadableStaple(f"no OCSP response: {error}") from None
         for extension in extensions:
             if extension.critical:
@@ -163,18 +156,3 @@ def _delegation_problem(
     if not within_validity(responder, now):
         return "not valid now"
     return None
-
-
-def read_through(certificate: x509.Certificate) -> None:
-    """Read what the library would otherwise find broken when it is asked for. Raises ValueError."""
-    try:
-        certificate.public_key()
-        _ = certificate.subject, certificate.issuer, certificate.extensions
-    except _UNREADABLE as error:
-        raise ValueError(str(error)) from None
-
-
-def within_validity(certificate: x509.Certificate, now: float) -> bool:
-    """Whether `now`, in seconds since the epoch, lies in the certificate's validity period."""
-    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return begin.timestamp() <= now <= end.timestamp()

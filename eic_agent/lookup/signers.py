@@ -3,24 +3,48 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 
+from eic_agent.errors import Reason, UntrustedMaterial
+from eic_agent.lookup.anchors import SHIPPED, TrustAnchors, load_anchors
 from eic_agent.lookup.flights import Flights, Workers
-from eic_agent.lookup.identity import InstanceIdentity, establish, region_of_zone
+from eic_agent.lookup.identity import (
+    AMAZON_DOMAIN,
+    InstanceIdentity,
+    Partition,
+    establish,
+    region_of_zone,
+)
 from eic_agent.lookup.trace import Trace
 from eic_agent.lookup.trust import (
+    SignerPath,
     TrustedSigner,
     TrustRules,
     build_path,
     check_revocation,
-    load_anchors,
 )
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0
+
+# Metadata's word for the partition must not be enough to trust more authorities than Amazon's.
+_ADVICE = (
+    "the signers of this partition need not lead to Amazon's roots: if this instance is in "
+    '{} ({}), and only then, write trust.anchors = "system" into '
+    "/etc/eic-agent/config.d/anchors.toml"
+)
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """Whose signer is to be proved; of those who wait for it together, one is told the steps."""
+
+    instance_id: str
+    trace: Trace = field(compare=False)
 
 
 class Signers:
@@ -34,14 +58,16 @@ class Signers:
         workers: Workers,
         bound: Callable[[], Deadline],
         timer: Callable[[], float] = time.monotonic,
+        partitions: tuple[Partition, ...] = (),
     ) -> None:
-        """`bound` says until when a fetch that begins now may last."""
+        """`bound` says until when a fetch that begins now may last; `partitions` are configured."""
         self._metadata = metadata
         self._rules = rules
         self._clock = clock
         self._bound = bound
         self._timer = timer
-        self._flights: Flights[TrustedSigner] = Flights(workers)
+        self._partitions = partitions
+        self._flights = Flights(workers, self._fetch, "the signer")
         self._lock = threading.Lock()
         self._identity: InstanceIdentity | None = None
         self._cache: TTLCache[str, TrustedSigner] = TTLCache(1, rules.max_cache_s, timer)
@@ -63,9 +89,7 @@ class Signers:
                 holds_until=signer.valid_until,
             )
             return signer
-        return self._flights.get(
-            "the signer", lambda: self._fetch(instance_id, trace), deadline.remaining()
-        )
+        return self._flights.get(_Wanted(instance_id, trace), deadline.remaining())
 
     def successor(
         self, doubted: TrustedSigner, instance_id: str, deadline: Deadline, trace: Trace
@@ -91,14 +115,15 @@ class Signers:
             signer = self._cache.get("signer")
         return signer if signer is not None and self._clock() < signer.valid_until else None
 
-    def _fetch(self, instance_id: str, trace: Trace) -> TrustedSigner:
+    def _fetch(self, wanted: _Wanted) -> TrustedSigner:
+        trace = wanted.trace
         signer = self.cached()
         if signer is not None:  # proved while we waited for our turn
             return signer
         deadline = self._bound()
-        identity = self._establish(instance_id, deadline)
+        identity = self._establish(wanted.instance_id, deadline)
         name = identity.signer_name
-        anchors = load_anchors(self._rules.anchors, identity.domain)
+        anchors = load_anchors(self._rules.anchors)
         trace(
             5,
             "expects",
@@ -109,7 +134,7 @@ class Signers:
             anchors=f"{anchors.source} ({len(anchors.certificates)} certificates)",
             skipped=anchors.skipped,
         )
-        path = build_path(self._metadata.signer_chain(deadline), name, anchors, self._clock())
+        path = self._build_path(self._metadata.signer_chain(deadline), identity, anchors)
         trace(5, "path", certificates=[c.subject.rfc4514_string() for c in path.certificates])
         names = [n for n in self._metadata.staple_names(deadline) if path.needs_staple(n)]
         staples = {n: self._metadata.staple(n, deadline) for n in names}
@@ -121,6 +146,23 @@ class Signers:
             self._identity = identity
             self._cache["signer"] = signer
         return signer
+
+    def _build_path(
+        self, chain: bytes, identity: InstanceIdentity, anchors: TrustAnchors
+    ) -> SignerPath:
+        try:
+            return build_path(chain, identity.signer_name, anchors, self._clock())
+        except UntrustedMaterial as error:
+            if (
+                error.reason is not Reason.UNTRUSTED_CHAIN
+                or self._rules.anchors not in SHIPPED
+                or identity.domain == AMAZON_DOMAIN
+            ):
+                raise
+            raise UntrustedMaterial(
+                error.reason,
+                f"{error.detail}; {_ADVICE.format(identity.region, identity.partition.name)}",
+            ) from None
 
     def _establish(self, instance_id: str, deadline: Deadline) -> InstanceIdentity:
         """Learn region and domain, which an instance cannot change while it runs.
@@ -134,5 +176,6 @@ class Signers:
             region = self._metadata.region(deadline)
             if region is None:  # metadata older than placement/region
                 region = region_of_zone(self._metadata.availability_zone(deadline))
-            identity = establish(instance_id, region, self._metadata.domain(deadline))
+            domain = self._metadata.domain(deadline)
+            identity = establish(instance_id, region, domain, self._partitions)
         return identity

@@ -5,16 +5,10 @@ validation does not (inside it), then demand a good OCSP staple for every certif
 path below the anchor (`check_revocation`). Only this gives a `TrustedSigner` (step 5).
 """
 
-import base64
 import datetime
 import hashlib
-import os
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
-from importlib import resources
-from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -24,33 +18,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import verification
 from cryptography.x509.oid import NameOID
 
-from eic_agent.errors import ConfigError, Reason, UntrustedMaterial
+from eic_agent.errors import Reason, UntrustedMaterial
+from eic_agent.lookup.anchors import TrustAnchors
+from eic_agent.lookup.certificates import read_pem
 from eic_agent.lookup.keyblock import KeyBlock
-from eic_agent.lookup.ocsp import Staple, Status, UnreadableStaple, read_through
+from eic_agent.lookup.ocsp import Staple, Status, UnreadableStaple
 
-AMAZON_ROOTS = {
-    "8ecde6884f3d87b1125ba31ac3fcb13d7016de7f57cc904fe1cb97c6ae98196e": "Amazon Root CA 1",
-    "1ba5b2aa8c65401a82960118f80bec4f62304d83cec4713a19c39c011ea46db4": "Amazon Root CA 2",
-    "18ce6cfe7bf14e60b2e347b8dfe868cb31d02ebb3ada271569f50343b46db3a4": "Amazon Root CA 3",
-    "e35d28419ed02025cfa69038cd623962458da5c695fbdea3c22b0bfb25897092": "Amazon Root CA 4",
-    "568d6905a2c88708a4b3025190edcfedb1974a606a13c6e5290fcb2ae63edab5": "Starfield Services G2",
-}
-_AMAZON_DOMAIN = "amazonaws.com"
-
-# Where distributions keep the system store: Debian and Ubuntu, RHEL and Amazon Linux, SUSE, Alpine.
-SYSTEM_STORES = tuple(
-    Path(path)
-    for path in (
-        "/etc/ssl/certs/ca-certificates.crt",
-        "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
-        "/etc/pki/tls/certs/ca-bundle.crt",
-        "/etc/ssl/ca-bundle.pem",
-        "/etc/ssl/cert.pem",
-    )
-)
-
-# No dash within: a search for each END to the end of the document would take quadratic time.
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 _MIN_SIGNER_RSA_BITS = 2048
 _SALT_LENGTH = 32
 
@@ -62,82 +35,6 @@ class TrustRules:
     anchors: str = "auto"
     revocation: str = "require"
     max_cache_s: float = 300.0
-
-
-@dataclass(frozen=True)
-class TrustAnchors:
-    """Certificates that a path may end in, and a line about each that could not be read."""
-
-    source: str
-    certificates: tuple[x509.Certificate, ...]
-    skipped: tuple[str, ...] = ()
-
-    @cached_property
-    def store(self) -> verification.Store:
-        """The certificates as path validation takes them."""
-        return verification.Store(list(self.certificates))
-
-
-def load_anchors(rule: str, domain: str, stores: Iterable[Path] = SYSTEM_STORES) -> TrustAnchors:
-    """Load the anchors that `[trust] anchors` names, for the instance's domain.
-
-    Raises ConfigError where there is none to be had.
-    """
-    if rule == "amazon" or (rule == "auto" and domain == _AMAZON_DOMAIN):
-        return load_amazon_roots()
-    if rule not in ("auto", "system"):
-        return _read_anchors(Path(rule))
-    for path in stores:
-        if os.path.isfile(path):  # noqa: PTH113 - Path's raises in a directory closed to us
-            return _read_anchors(path)
-    raise ConfigError(
-        "[trust] anchors: this system keeps no certificates where we look "
-        f"({', '.join(str(path) for path in stores)}); "
-        'install its ca-certificates package, or set anchors to "amazon" or to a path'
-    )
-
-
-def load_amazon_roots() -> TrustAnchors:
-    """Load the Amazon roots that ship with the package, each checked by the hash of its DER."""
-    pem = resources.files("eic_agent").joinpath("data/amazon-trust-services-roots.pem").read_bytes()
-    ders = (base64.b64decode(b"".join(m[0].split(b"\n")[1:-1])) for m in _PEM.finditer(pem))
-    found = {hashlib.sha256(der).hexdigest() for der in ders}
-    if found != AMAZON_ROOTS.keys():
-        raise ConfigError(
-            "the Amazon roots that ship with eic-agent are damaged; install the package again"
-        )
-    return _parse_anchors("Amazon Trust Services roots", pem)
-
-
-def _read_anchors(path: Path) -> TrustAnchors:
-    try:
-        anchors = _parse_anchors(str(path), path.read_bytes())
-    except OSError as error:
-        raise ConfigError(f"[trust] anchors: cannot read {path}: {error.strerror}") from None
-    if not anchors.certificates:
-        raise ConfigError(f"[trust] anchors: {path} holds no certificate in PEM form")
-    return anchors
-
-
-def _parse_anchors(source: str, pem: bytes) -> TrustAnchors:
-    """Read certificate by certificate: one that does not parse must not cost the others."""
-    certificates, skipped = [], []
-    for number, match in enumerate(_PEM.finditer(pem), start=1):
-        try:
-            certificates.append(_load_certificate(match[0]))
-        except ValueError as error:
-            skipped.append(f"{source}: certificate {number} skipped: {error}")
-    return TrustAnchors(source, tuple(certificates), tuple(skipped))
-
-
-def _load_certificate(pem: bytes) -> x509.Certificate:
-    """Parse one certificate, to the last of what is asked of it later. Raises ValueError."""
-    try:
-        certificate = x509.load_pem_x509_certificate(pem)
-    except x509.InvalidVersion as error:
-        raise ValueError(str(error)) from None
-    read_through(certificate)
-    return certificate
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,18 +88,14 @@ def build_path(chain_pem: bytes, signer_name: str, anchors: TrustAnchors, now: f
 
 def _read_chain(chain_pem: bytes) -> list[x509.Certificate]:
     """Read the leaf and whatever else was served that can be read."""
-    chain = []
-    for number, match in enumerate(_PEM.finditer(chain_pem)):
-        try:
-            chain.append(_load_certificate(match[0]))
-        except ValueError as error:
-            if number == 0:
-                raise UntrustedMaterial(
-                    Reason.UNTRUSTED_CHAIN, f"the signer's certificate cannot be read: {error}"
-                ) from None
+    chain = list(read_pem(chain_pem))
     if not chain:
         raise UntrustedMaterial(Reason.UNTRUSTED_CHAIN, "no certificate was served")
-    return chain
+    if isinstance(chain[0], ValueError):
+        raise UntrustedMaterial(
+            Reason.UNTRUSTED_CHAIN, f"the signer's certificate cannot be read: {chain[0]}"
+        )
+    return [certificate for certificate in chain if isinstance(certificate, x509.Certificate)]
 
 
 def _check_leaf_name(leaf: x509.Certificate, signer_name: str) -> None:

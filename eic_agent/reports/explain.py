@@ -5,8 +5,9 @@ import datetime
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from eic_agent.journal import escape
-from eic_agent.lookup.authorizer import Answer, Authorizer, Question
+from eic_agent.journal.entries import escape
+from eic_agent.lookup.authorizer import Authorizer
+from eic_agent.lookup.question import Answer, Question
 from eic_agent.metadata.deadline import Deadline
 
 STEPS = (

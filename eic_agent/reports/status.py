@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from eic_agent import client
-from eic_agent.journal import escape
+from eic_agent.journal.entries import escape
 from eic_agent.resident.connection import STATUS_PROTOCOL
 
 _TIMEOUT_S = 5.0

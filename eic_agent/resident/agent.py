@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from eic_agent import __version__, client
 from eic_agent.errors import ConfigError, Reason
-from eic_agent.journal import Journal, escape
-from eic_agent.lookup.authorizer import Authorizer, Question
+from eic_agent.journal.entries import escape
+from eic_agent.journal.writer import Journal
+from eic_agent.lookup.authorizer import Authorizer
+from eic_agent.lookup.question import Question
 from eic_agent.metadata.deadline import Deadline
 from eic_agent.resident.connection import Reply, Request
-from eic_agent.resident.service import Counters, Handlers
+from eic_agent.resident.limits import Counters, Handlers
 
 # With a configuration that is invalid the agent leaves soon, so that the next lookup reads it anew.
 _INVALID_IDLE_EXIT_S = 1.0
@@ -22,12 +24,15 @@ _HINTS = {
     "(IMDSv2, with any hop limit) and whether a firewall on this host blocks it",
     Reason.INVALID_CONFIG: "run `eic-agent config check`",
 }
+# Rules on groups and ids ask it before metadata is asked for anything.
+_USERS_HINT = "see with `id USER` whether a service in /etc/nsswitch.conf hangs"
 
 
 def explained(reason: Reason, detail: str) -> str:
     """Say in one line for a terminal why nothing was decided, and what to do about it."""
     shown = "; ".join(escape(line) for line in detail.splitlines())
-    return f"{reason.value}: {shown}; {_HINTS[reason]}"
+    hint = _USERS_HINT if "the user database" in detail else _HINTS[reason]
+    return f"{reason.value}: {shown}; {hint}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,80 +9,36 @@ to take the answer, so whoever is silent or drips costs one slot for a second. W
 taken, the answer is at once that the agent is overloaded.
 """
 
-import collections
 import contextlib
 import dataclasses
-import enum
 import errno
 import functools
 import json
 import math
 import os
-import queue
 import selectors
 import signal
 import socket
-import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 from eic_agent.errors import ConfigError, Reason
-from eic_agent.journal import Journal
+from eic_agent.journal.writer import Journal
 from eic_agent.resident.connection import (
     FELL_BACK_PROTOCOL,
     STATUS_PROTOCOL,
     Connection,
     Reply,
-    Request,
     parse_request,
 )
+from eic_agent.resident.limits import DEFAULT_LIMITS, Counters, Handlers, Limits
 from eic_agent.resident.listener import Listener
 from eic_agent.resident.notify import Notifier
+from eic_agent.resident.pool import Asked, Outcome, Pool
 
 _ACCEPT_AT_ONCE = 64  # connections accepted before requests are looked at again
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _REPORT_EVERY_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much the service takes on at a time."""
-
-    threads: int = 32
-    connections: int = 512
-    request_s: float = 1.0  # for the peer to send its request
-    answer_s: float = 1.0  # for the peer to take the answer
-    stuck_s: float = 10.0  # a lookup this far past its end means that the watchdog should bite
-
-
-@dataclass(slots=True)
-class Counters:
-    """What happened since the start; `connections` and `threads` are those of now."""
-
-    accepted: int = 0
-    answered: int = 0
-    refused_peers: int = 0
-    malformed: int = 0  # requests that are none
-    unfinished: int = 0  # requests that did not come whole, in a second
-    overloaded: int = 0
-    fallbacks: int = 0  # lookups that clients told us they made without us
-    failed: int = 0  # lookups that ended in an error of the agent's own
-    reloads: int = 0
-    connections: int = 0
-    most_connections: int = 0
-    threads: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Handlers:
-    """What the service does with requests; made anew at each reload."""
-
-    answer: Callable[[Request], Reply]  # called in worker threads, to return by the request's end
-    status: Callable[[Counters], Mapping[str, object]]  # what JSON can say
-    clients: frozenset[int]  # user ids answered besides root's and the agent's own
-    deadline_s: float  # most that a lookup may take
-    idle_exit_s: float  # 0: never
 
 
 _OVERLOADED = Reply((f"{Reason.OVERLOADED.value}: too many lookups at once; try again",), False)
@@ -98,7 +54,7 @@ class Service:
         handlers: Handlers,
         journal: Journal,
         notifier: Notifier,
-        limits: Limits = Limits(),
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         """`load` reads the configuration again; it raises ConfigError where that is invalid."""
         self._listener = listener
@@ -111,14 +67,8 @@ class Service:
         self._selector = selectors.DefaultSelector()
         self._held: set[Connection] = set()
         self._reading: dict[Connection, None] = {}  # in order of arrival
-        self._jobs: queue.SimpleQueue[tuple[Connection, Request | Counters] | None] = (
-            queue.SimpleQueue()
-        )
-        self._done: collections.deque[tuple[Connection, _Outcome, threading.Thread]] = (
-            collections.deque()
-        )
-        self._threads: set[threading.Thread] = set()
         self._woken, self._wake = socket.socketpair()
+        self._pool = Pool(self._respond, limits.threads, self._wake)
         self._refusals = _Seldom()
         self._own_uid = os.geteuid()
         self._idle_since = self._alive_at = time.monotonic()
@@ -226,7 +176,7 @@ class Service:
             data = connection.receive()
             if data is None:
                 return
-            asked: Request | Counters
+            asked: Asked
             if data == FELL_BACK_PROTOCOL:
                 self._counters.fallbacks += 1
                 self._drop(connection)
@@ -259,7 +209,7 @@ class Service:
 
     def _count(self) -> Counters:
         return dataclasses.replace(
-            self._counters, connections=len(self._held), threads=len(self._threads)
+            self._counters, connections=len(self._held), threads=len(self._pool)
         )
 
     def _count_overload(self) -> None:
@@ -268,58 +218,35 @@ class Service:
 
     # -- workers ---------------------------------------------------------------------------------
 
-    def _hand_over(self, connection: Connection, asked: Request | Counters) -> None:
-        self._jobs.put((connection, asked))
+    def _hand_over(self, connection: Connection, asked: Asked) -> None:
+        self._pool.put(connection, asked)
         self._staff()
 
     def _staff(self) -> None:
-        """Start threads while there is more to do than there are."""
-        busy = len(self._held) - len(self._reading)
-        while len(self._threads) < min(busy, self._limits.threads):
-            thread = threading.Thread(target=self._work, name="lookup", daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # the system gives no more; those we have must do
-                if not self._threads:
-                    raise
-                return
-            self._threads.add(thread)
+        self._pool.staff(len(self._held) - len(self._reading))
 
-    def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            connection, asked = job
-            outcome = _Outcome.FAILED
-            try:
-                outcome = self._respond(connection, asked)
-            finally:  # an error of our own ends the thread and is shown by threading.excepthook
-                self._done.append((connection, outcome, threading.current_thread()))
-                with contextlib.suppress(OSError):
-                    self._wake.send(b"\0")
-
-    def _respond(self, connection: Connection, asked: Request | Counters) -> "_Outcome":
+    def _respond(self, connection: Connection, asked: Asked) -> Outcome:
         handlers = self._handlers
         if isinstance(asked, Counters):
-            reply, outcome = Reply((json.dumps(handlers.status(asked)),)), _Outcome.STATUS
+            reply, outcome = Reply((json.dumps(handlers.status(asked)),)), Outcome.STATUS
         elif time.monotonic() >= asked.ends:
-            reply, outcome = _OVERLOADED, _Outcome.OVERLOADED
+            reply, outcome = _OVERLOADED, Outcome.OVERLOADED
         else:
-            reply, outcome = handlers.answer(asked), _Outcome.ANSWERED
+            reply, outcome = handlers.answer(asked), Outcome.ANSWERED
         delivered = connection.send(reply, self._limits.answer_s)
         if reply.sent is not None:
             reply.sent(delivered)
         return outcome
 
     def _settle(self) -> None:
-        while self._done:
-            connection, outcome, thread = self._done.popleft()
+        for connection, outcome in self._pool.settled():
             self._drop(connection)
-            if outcome is _Outcome.ANSWERED:
+            if outcome is Outcome.ANSWERED:
                 self._counters.answered += 1
-            elif outcome is _Outcome.OVERLOADED:
+            elif outcome is Outcome.OVERLOADED:
                 self._count_overload()
-            elif outcome is _Outcome.FAILED:
+            elif outcome is Outcome.FAILED:
                 self._counters.failed += 1
-                self._threads.discard(thread)
         self._staff()
 
     # -- signals and the end ---------------------------------------------------------------------
@@ -362,22 +289,10 @@ class Service:
 
     def _close(self) -> None:
         self._listener.close()
-        for _ in self._threads:
-            self._jobs.put(None)
-        for thread in self._threads:
-            thread.join(timeout=0.1 if self._held else 1)
+        self._pool.close(0.1 if self._held else 1)
         self._selector.close()
         self._woken.close()
         self._wake.close()
-
-
-class _Outcome(enum.Enum):
-    """How a worker left a connection."""
-
-    ANSWERED = enum.auto()
-    STATUS = enum.auto()
-    OVERLOADED = enum.auto()
-    FAILED = enum.auto()
 
 
 class _Seldom:

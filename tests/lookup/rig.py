@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from eic_agent.errors import Reason
-from eic_agent.journal import Decision, open_journal
-from eic_agent.lookup.authorizer import Answer, Authorizer, Counters, Question, Rules
+from eic_agent.journal.entries import Decision
+from eic_agent.journal.writer import open_journal
+from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.policy import KeyRules, Policy
+from eic_agent.lookup.question import Answer, Question
 from eic_agent.lookup.trust import TrustRules
+from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
 from eic_sandbox.simulator import MetadataSimulator, SSHKey, new_key
@@ -29,6 +32,7 @@ class Rig:
     workers: ThreadPoolExecutor
     rules: Rules
     now: float = NOW
+    users: UserDatabase = field(default_factory=UserDatabase)
     _agents: list[MetadataClient] = field(default_factory=list)
 
     def change(self, **keys: Any) -> None:
@@ -41,7 +45,13 @@ class Rig:
         metadata = MetadataClient(imds.pop("endpoint", self.url), **{"timeout_s": 5.0, **imds})
         self._agents.append(metadata)
         return Authorizer(
-            metadata, self.rules, open_journal(), lambda: self.now, self.workers, Counters()
+            metadata,
+            self.rules,
+            open_journal(),
+            lambda: self.now,
+            self.workers,
+            Counters(),
+            self.users,
         )
 
     def ask(

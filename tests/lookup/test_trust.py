@@ -2,21 +2,19 @@
 
 import base64
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
-from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from eic_agent.errors import ConfigError, Reason, UntrustedMaterial
+from eic_agent.errors import Reason, UntrustedMaterial
 from eic_agent.lookup import trust
+from eic_agent.lookup.anchors import TrustAnchors
 from eic_agent.lookup.keyblock import KeyBlock, parse_blocks
 from eic_sandbox.simulator import MetadataSimulator, another_rsa_key, new_key
-from tests.support import lacking
 
 NOW = 1_800_000_000.0
 DAY = 86400.0
@@ -34,8 +32,8 @@ def chain(sim: MetadataSimulator) -> bytes:
     return b"".join(recipe.pem for recipe in sim.chain)
 
 
-def anchors(sim: MetadataSimulator) -> trust.TrustAnchors:
-    return trust.TrustAnchors("the test's root", (sim.pki.root.certificate,))
+def anchors(sim: MetadataSimulator) -> TrustAnchors:
+    return TrustAnchors("the test's root", (sim.pki.root.certificate,))
 
 
 def path(sim: MetadataSimulator, now: float = NOW) -> trust.SignerPath:
@@ -83,7 +81,7 @@ def test_the_chain_may_come_in_any_order_with_more_and_with_rubbish(
 
 
 def test_a_path_over_the_cross_signed_root_needs_its_staple(sim: MetadataSimulator) -> None:
-    others = trust.TrustAnchors("another root", (sim.pki.other_root.certificate,))
+    others = TrustAnchors("another root", (sim.pki.other_root.certificate,))
     built = trust.build_path(chain(sim), NAME, others, NOW)
     assert len(built.certificates) == 4
     staples = {name: staple.der(NOW) for name, staple in sim.staples.items()}
@@ -402,82 +400,6 @@ def test_any_other_key_salt_hash_or_padding_is_no_signature(
     for name, value in change.items():
         setattr(pushed, name, value)
     assert not trust.signed_by(parsed(sim), signer(sim))
-
-
-# Anchors
-
-
-def test_the_amazon_roots_that_ship_are_the_five_that_aws_publishes() -> None:
-    loaded = trust.load_anchors("amazon", "amazonaws.com")
-    names = [c.subject.rfc4514_string() for c in loaded.certificates]
-    assert len(names) == 5
-    assert sum("Amazon Root CA" in name for name in names) == 4
-    assert any("Starfield Services Root" in name for name in names)
-
-
-def test_damaged_amazon_roots_are_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "AMAZON_ROOTS", {"00" * 32: "another"})
-    with pytest.raises(ConfigError, match="damaged"):
-        trust.load_amazon_roots()
-
-
-def test_auto_means_amazons_roots_for_amazonaws_com_and_the_system_store_elsewhere(
-    tmp_path: Path, sim: MetadataSimulator
-) -> None:
-    store = tmp_path / "ca.crt"
-    store.write_bytes(sim.anchors_pem)
-    stores = [tmp_path / "none", store]
-    assert len(trust.load_anchors("auto", "amazonaws.com", stores).certificates) == 5
-    loaded = trust.load_anchors("auto", "amazonaws.com.cn", stores)
-    assert loaded.certificates == (sim.pki.root.certificate,)
-    assert trust.load_anchors("system", "amazonaws.com", stores) == loaded
-    assert trust.load_anchors(str(store), "amazonaws.com", []) == loaded
-
-
-def test_a_certificate_in_the_store_that_cannot_be_read_is_skipped_and_reported(
-    tmp_path: Path, sim: MetadataSimulator
-) -> None:
-    store = tmp_path / "ca.crt"
-    broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
-    store.write_bytes(broken + b"# a comment\n" + sim.anchors_pem)
-    loaded = trust.load_anchors(str(store), "amazonaws.com")
-    assert loaded.certificates == (sim.pki.root.certificate,)
-    assert "certificate 1 skipped" in loaded.skipped[0]
-
-
-def test_a_certificate_with_the_same_extension_twice_is_skipped(
-    tmp_path: Path, sim: MetadataSimulator
-) -> None:
-    sim.pki.other_root.extra = [(x509.NameConstraints([x509.DNSName("a.example")], None), False)]
-    constraints, key_identifier = b"\x55\x1d\x1e", b"\x55\x1d\x0e"
-    twice = sim.pki.other_root.der.replace(constraints, key_identifier)
-    pem = x509.load_der_x509_certificate(twice).public_bytes(Encoding.PEM)
-    store = tmp_path / "ca.crt"
-    store.write_bytes(pem + sim.anchors_pem)
-    assert len(trust.load_anchors(str(store), "x").skipped) == 1
-
-
-def test_the_machines_own_store_is_read() -> None:
-    try:
-        loaded = trust.load_anchors("system", "amazonaws.com")
-    except ConfigError:
-        lacking("a system store of certificates", "apt-get install ca-certificates")
-    assert len(loaded.certificates) > 50
-    assert trust.load_anchors("system", "x").store
-
-
-@pytest.mark.parametrize("content", [None, b"", b"no certificate"])
-def test_anchors_that_are_not_there_say_where_they_were_looked_for(
-    tmp_path: Path, content: bytes | None
-) -> None:
-    store = tmp_path / "ca.crt"
-    if content is not None:
-        store.write_bytes(content)
-    with pytest.raises(ConfigError, match=str(store)):
-        trust.load_anchors(str(store), "amazonaws.com")
-    if content is None:
-        with pytest.raises(ConfigError, match="ca-certificates"):
-            trust.load_anchors("system", "amazonaws.com", [store])
 
 
 def test_the_signer_is_judged_at_the_time_given(sim: MetadataSimulator) -> None:

@@ -18,12 +18,12 @@ EXERCISE = """
 import sys
 bundle = sys.argv[1]
 sys.path.append(bundle)
-import cachetools, requests, structlog
+import cachetools, requests
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import padding, rsa
 from cryptography.x509 import ocsp, verification
-import eic_agent.journal, eic_agent.lookup.keyblock, eic_agent.lookup.trust
+import eic_agent.journal.writer, eic_agent.lookup.keyblock, eic_agent.lookup.trust
 
 key = rsa.generate_private_key(65537, 2048)
 pss = padding.PSS(padding.MGF1(hashes.SHA256()), 32)

@@ -11,8 +11,9 @@ from typing import TypeAlias
 import pytest
 from stage import SKELETON
 
-from eic_agent import cli, journal
+from eic_agent import cli
 from eic_agent.configuration import config
+from eic_agent.journal import entries
 from tests.packages.programs import output
 from tests.support import program
 
@@ -77,9 +78,9 @@ def test_the_catalog_explains_what_the_journal_says(tmp_path: Path) -> None:
     output(journalctl, f"--root={tmp_path}", "--update-catalog")
     listed = output(journalctl, f"--root={tmp_path}", "--list-catalog")
     assert {line.split()[0] for line in listed.splitlines()} == {
-        journal.MESSAGE_ID_GRANTED,
-        journal.MESSAGE_ID_REFUSED,
-        journal.MESSAGE_ID_PROBLEM,
+        entries.MESSAGE_ID_GRANTED,
+        entries.MESSAGE_ID_REFUSED,
+        entries.MESSAGE_ID_PROBLEM,
     }
     fields = set(re.findall(r"@(\w+)@", (SKELETON / catalog).read_text()))
     assert fields <= {"EIC_USER", "EIC_REASON", "EIC_FINGERPRINT", "EIC_CALLER", "EIC_REQUEST"}

@@ -33,18 +33,38 @@ WITHIN = {
         {"exchange"},
         {"client"},
     ),
+    "journal": ({"entries"}, {"outputs"}, {"writer"}),
     "lookup": (
-        {"identity", "keyblock", "ocsp", "trace", "flights", "users"},
+        {
+            "identity",
+            "keyblock",
+            "certificates",
+            "question",
+            "trace",
+            "flights",
+            "accounts",
+            "callers",
+        },
+        {"anchors", "ocsp", "users"},
         {"trust"},
         {"policy"},
-        {"signers"},
+        {"signers", "outcomes"},
+        {"judge"},
         {"authorizer"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
-    "resident": ({"notify", "listener", "connection"}, {"service"}, {"agent"}),
+    "resident": (
+        {"notify", "listener", "connection"},
+        {"limits"},
+        {"pool"},
+        {"service"},
+        {"agent"},
+    ),
     "sshd": (
-        {"changes", "files"},
+        {"changes", "lock"},
+        {"files"},
         {"launch"},
+        {"listeners"},
         {"survey"},
         {"asking"},
         {"plan"},
@@ -54,7 +74,7 @@ WITHIN = {
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
-ALONE = {"client", "client_fallback"}
+ALONE = {"client", "client_chain", "client_fallback"}
 ONLY_USED_BY = {
     "configuration": {"configuration", "cli", "reports"},
     "cli": {"__main__"},
@@ -62,11 +82,9 @@ ONLY_USED_BY = {
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/users"},
-    "grp": {"lookup/users"},
-    "structlog": {"journal"},
+    "pwd": {"lookup/accounts"},
+    "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
-    "logging_journald": {"journal"},
     "tomllib": {"configuration/config"},
 }
 

@@ -12,11 +12,12 @@ import time
 from pathlib import Path
 
 from eic_agent.errors import ConfigError
-from eic_agent.journal import open_journal
+from eic_agent.journal.writer import open_journal
 from eic_agent.resident.connection import Reply, Request
+from eic_agent.resident.limits import Counters, Handlers, Limits
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier
-from eic_agent.resident.service import Counters, Handlers, Limits, Service
+from eic_agent.resident.service import Service
 
 
 def answer(request: Request) -> Reply:
