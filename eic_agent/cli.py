@@ -19,12 +19,13 @@ from typing import TYPE_CHECKING
 
 from eic_agent import __version__, client
 from eic_agent.configuration import config
-from eic_agent.errors import ConfigError, Reason
+from eic_agent.errors import ConfigError, Reason, UsersUnavailable
 from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.question import Question
-from eic_agent.lookup.users import user_id
+from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import NEVER, Deadline
 from eic_agent.resident.agent import Agent, explained, without_configuration
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 # Metadata requests of the resident agent at a time; each takes a second at most.
 _FETCHERS = 32
+# For the user database to say who `[agent] clients` are, when the agent starts or reloads.
+_CLIENTS_S = 2.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -166,12 +169,15 @@ def _build_authorizer(
     journal: Journal,
     workers: ThreadPoolExecutor,
     counters: Counters,
+    users: UserDatabase,
     ends: Deadline = NEVER,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
-    rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
-    return Authorizer(metadata, rules, journal, time.time, workers, counters, ends)
+    partitions = tuple(map(configured_partition, settings.identity.regions))
+    sysfs_root = settings.identity.sysfs_root
+    rules = Rules(settings.policy, settings.trust, sysfs_root, deadline_s, partitions)
+    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -193,7 +199,9 @@ def _authorized_keys(args: argparse.Namespace) -> int:
     with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
         if loaded.warnings:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
-        authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
+        authorizer = _build_authorizer(
+            settings, journal, workers, Counters(), UserDatabase(), deadline
+        )
         answer = authorizer.lookup(question, deadline)
         delivered = _print_lines(answer.lines)
         if answer.undecided is None or not journal.on_stderr:
@@ -227,7 +235,7 @@ def _serve(args: argparse.Namespace) -> int:
     except NoSocket as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
-    started, counters = time.monotonic(), Counters()
+    started, counters, users = time.monotonic(), Counters(), UserDatabase()
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
@@ -235,15 +243,11 @@ def _serve(args: argparse.Namespace) -> int:
             settings = loaded.config
             journal.set_level(settings.log.level)
             problems = list(loaded.warnings)
-            clients = {name: user_id(name) for name in settings.agent.clients}
-            problems += [
-                f"agent.clients: no user {n!r}" for n, uid in clients.items() if uid is None
-            ]
+            uids = _client_uids(settings.agent.clients, users, problems)
             if problems:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
-            authorizer = _build_authorizer(settings, journal, workers, counters)
+            authorizer = _build_authorizer(settings, journal, workers, counters, users)
             agent = Agent(authorizer, journal, time.time, started)
-            uids = frozenset(uid for uid in clients.values() if uid is not None)
             return Handlers(
                 agent.answer,
                 agent.status,
@@ -258,6 +262,17 @@ def _serve(args: argparse.Namespace) -> int:
             handlers = without_configuration(error, journal)
         Service(listener, load, handlers, journal, Notifier(os.environ)).run()
     return 0
+
+
+def _client_uids(names: Sequence[str], users: UserDatabase, problems: list[str]) -> frozenset[int]:
+    """Give the ids of `[agent] clients`; nobody is waited for long, and who is missing is told."""
+    try:
+        found = users.user_ids(names, Deadline.after(_CLIENTS_S))
+    except UsersUnavailable as error:
+        problems.append(f"agent.clients are not answered until a reload: {error}")
+        return frozenset()
+    problems += [f"agent.clients: no user {name!r}" for name, uid in found.items() if uid is None]
+    return frozenset(uid for uid in found.values() if uid is not None)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -284,7 +299,9 @@ def _explain(args: argparse.Namespace) -> int:
         return _undecided(Reason.INVALID_CONFIG, str(error))
     deadline = Deadline.after(settings.imds.deadline_s)
     with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
-        authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
+        authorizer = _build_authorizer(
+            settings, journal, workers, Counters(), UserDatabase(), deadline
+        )
         explanation = explain(authorizer, _question(args), deadline)
     print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
     return 0 if explanation.answer.lines else 1

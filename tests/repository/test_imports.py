@@ -30,8 +30,17 @@ WITHIN = {
     "journal": ({"entries"}, {"outputs"}, {"writer"}),
     "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
-        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
-        {"anchors", "ocsp"},
+        {
+            "identity",
+            "keyblock",
+            "certificates",
+            "question",
+            "trace",
+            "flights",
+            "accounts",
+            "callers",
+        },
+        {"anchors", "ocsp", "users"},
         {"trust"},
         {"policy"},
         {"signers", "outcomes"},
@@ -47,8 +56,10 @@ WITHIN = {
         {"agent"},
     ),
     "sshd": (
-        {"changes", "files"},
+        {"changes", "lock"},
+        {"files"},
         {"launch"},
+        {"listeners"},
         {"survey"},
         {"asking"},
         {"plan"},
@@ -58,7 +69,7 @@ WITHIN = {
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
-ALONE = {"client", "client_fallback"}
+ALONE = {"client", "client_chain", "client_fallback"}
 ONLY_USED_BY = {
     "configuration": {"configuration", "cli", "reports"},
     "cli": {"__main__"},
@@ -66,8 +77,8 @@ ONLY_USED_BY = {
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/users"},
-    "grp": {"lookup/users"},
+    "pwd": {"lookup/accounts"},
+    "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
     "tomllib": {"configuration/config"},
 }
