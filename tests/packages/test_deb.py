@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-
 from build import DEBIAN_ARCHITECTURES
+
 from eic_agent import __version__
 from tests.packages import elf
 from tests.packages.programs import output
