@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -122,10 +123,15 @@ def test_there_is_one_version(tmp_path: Path) -> None:
     said = output(sys.executable, "-m", "eic_agent", "--version", PYTHONPATH=str(ROOT))
     assert said == f"eic-agent {__version__}\n"
     assert build_module.project_version() == __version__
+    # A copy: setuptools leaves a directory build where it builds, which is in git's and ruff's way.
+    tree = tmp_path / "tree"
+    shutil.copytree(ROOT / "eic_agent", tree / "eic_agent")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tree)
     pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
     made = subprocess.run(
         [*pip, f"--wheel-dir={tmp_path}", "."],
-        cwd=ROOT,
+        cwd=tree,
         capture_output=True,
         text=True,
         check=False,
