@@ -153,7 +153,7 @@ def _write_agent(script: Path, interpreter: str, config: Path) -> Path:
         "import sys\n"
         f"sys.path += {import_path()}\n"
         f'sys.argv[1:1] = ["--config", {str(config)!r}]\n'
-        "from eic_agent.cli import main\n"
+        "from eic_agent.entry import main\n"
         "sys.exit(main())\n"
     )
     script.chmod(0o755)
