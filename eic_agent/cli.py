@@ -170,7 +170,13 @@ def _build_authorizer(
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
-    rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
+    rules = Rules(
+        settings.policy,
+        settings.trust,
+        settings.identity.sysfs_root,
+        deadline_s,
+        record_required=settings.log.required,
+    )
     return Authorizer(metadata, rules, journal, time.time, workers, counters, ends)
 
 
@@ -195,9 +201,10 @@ def _authorized_keys(args: argparse.Namespace) -> int:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
         authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
         answer = authorizer.lookup(question, deadline)
-        delivered = _print_lines(answer.lines)
-        if answer.undecided is None or not journal.on_stderr:
-            authorizer.record(question, answer, delivered=delivered)
+        if answer.undecided is None or not journal.on_stderr:  # or it would be said twice there
+            answer = authorizer.record(question, answer, deadline)
+        if not _print_lines(answer.lines):
+            authorizer.undelivered(answer)
     if answer.undecided is not None:
         return _undecided(answer.undecided, answer.detail)
     return 0

@@ -11,6 +11,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from eic_agent import client
 
@@ -19,9 +20,19 @@ STATUS_PROTOCOL = b"EIC1-STATUS"
 FELL_BACK_PROTOCOL = b"EIC1-FELL-BACK"
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")
+# As sshd's %f gives it (sshd_config(5)), by either hash that it knows; ours is SHA-256's.
+_FINGERPRINT = re.compile(rb"(SHA256:[A-Za-z0-9+/]{43}|MD5(:[0-9a-f]{2}){16})?")
+_MOST_PID = 1 << 22  # proc(5), pid_max
 _PEER_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 _REQUEST_LENGTH = struct.Struct(">H")
 _REPLY_LENGTH = struct.Struct(">I")
+
+
+class Peer(NamedTuple):
+    """Process and user id of who connected, by the kernel's word: unix(7), SO_PEERCRED."""
+
+    pid: int
+    uid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +44,7 @@ class Request:
     sshd_pid: int | None
     arrived: float
     ends: float
+    peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,26 +53,23 @@ class Reply:
 
     lines: tuple[str, ...]
     decided: bool = True
-    sent: Callable[[bool], None] | None = None  # told whether the client took it
+    undelivered: Callable[[], None] | None = None  # called where the client did not take it
 
 
 class Connection:
     """An accepted peer and what is known of its request."""
 
-    __slots__ = ("arrived", "ends", "received", "socket")
+    __slots__ = ("arrived", "ends", "peer", "received", "socket")
 
     def __init__(self, accepted: socket.socket, arrived: float) -> None:
         self.socket = accepted
         self.arrived = arrived
         self.received = b""
         self.ends = math.inf  # known once the request is
-
-    def peer(self) -> tuple[int, int]:
-        """Give process and user id that the peer had when it connected."""
         size = _PEER_CREDENTIALS.size
-        data = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        data = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         pid, uid, _gid = _PEER_CREDENTIALS.unpack(data)
-        return pid, uid
+        self.peer = Peer(pid, uid)
 
     def greet(self) -> None:
         """Let the peer know that it is being served; the socket has room for a byte."""
@@ -101,7 +110,7 @@ class Connection:
         return True
 
 
-def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:
+def parse_request(data: bytes, peer: Peer, arrived: float, deadline_s: float) -> Request:
     """Give the lookup that the bytes after the length ask for; raises ValueError."""
     fields = data.split(b"\0")
     if len(fields) != 5 or fields[0] != client.PROTOCOL:
@@ -109,10 +118,15 @@ def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:
     user, fingerprint, sshd_pid, left_ms = fields[1:]
     if not (_NUMBER.fullmatch(sshd_pid) and _NUMBER.fullmatch(left_ms)):
         raise ValueError("not a number, or one that nobody has")
+    if int(sshd_pid) > _MOST_PID:
+        raise ValueError("a process id that no process has")
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise ValueError("not a fingerprint as sshd gives it")
     return Request(
         os.fsdecode(user),
         os.fsdecode(fingerprint) or None,
         int(sshd_pid) or None,
         arrived,
         arrived + min(int(left_ms) / 1000, deadline_s),
+        peer,
     )

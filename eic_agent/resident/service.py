@@ -94,6 +94,7 @@ class Service:
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._patience_s()):
             key.data()
+        self._journal.tick()
         now = time.monotonic()
         while self._reading and now >= self._oldest_reading() + self._limits.request_s:
             self._counters.unfinished += 1
@@ -114,6 +115,8 @@ class Service:
             moments.append(self._alive_at)
         if self._leave_at is not None:
             moments.append(self._leave_at)
+        if (due_in := self._journal.due_in()) is not None:
+            moments.append(time.monotonic() + due_in)
         earliest = min(moments)
         return None if earliest == math.inf else max(earliest - time.monotonic(), 0)
 
@@ -148,7 +151,7 @@ class Service:
 
     def _admit(self, connection: Connection) -> None:
         self._counters.accepted += 1
-        pid, uid = connection.peer()
+        pid, uid = connection.peer
         if uid not in (0, self._own_uid) and uid not in self._handlers.clients:
             self._counters.refused_peers += 1
             if count := self._refusals.due(connection.arrived):
@@ -184,7 +187,9 @@ class Service:
             if data == STATUS_PROTOCOL:
                 asked = self._count()
             else:
-                asked = parse_request(data, connection.arrived, self._handlers.deadline_s)
+                asked = parse_request(
+                    data, connection.peer, connection.arrived, self._handlers.deadline_s
+                )
                 connection.ends = asked.ends
         except EOFError:
             self._counters.unfinished += 1
@@ -234,8 +239,8 @@ class Service:
         else:
             reply, outcome = handlers.answer(asked), Outcome.ANSWERED
         delivered = connection.send(reply, self._limits.answer_s)
-        if reply.sent is not None:
-            reply.sent(delivered)
+        if reply.undelivered is not None and not delivered:
+            reply.undelivered()
         return outcome
 
     def _settle(self) -> None:

@@ -27,14 +27,14 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "journal": ({"entries"}, {"outputs"}, {"writer"}),
+    "journal": ({"entries", "refusals"}, {"outputs"}, {"kept"}, {"writer"}),
     "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
         {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
         {"anchors", "ocsp"},
         {"trust"},
         {"policy"},
-        {"signers", "outcomes"},
+        {"signers", "outcomes", "record"},
         {"judge"},
         {"authorizer"},
     ),
