@@ -23,6 +23,7 @@ from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import user_id
 from eic_agent.metadata.client import MetadataClient
@@ -170,11 +171,13 @@ def _build_authorizer(
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
+    partitions = tuple(map(configured_partition, settings.identity.regions))
     rules = Rules(
         settings.policy,
         settings.trust,
         settings.identity.sysfs_root,
         deadline_s,
+        partitions,
         record_required=settings.log.required,
     )
     return Authorizer(metadata, rules, journal, time.time, workers, counters, ends)

@@ -2,8 +2,8 @@
 """Ask the resident agent which keys may log in as a user, and print them: an AuthorizedKeysCommand.
 
 sshd runs this file for every key offered and Python compiles it anew each time, so it imports only
-what is built in and `_socket`; what is rarely needed stays in client_fallback.py. It is run by
-path, on Python 3.6 and later, and imports nothing of the package.
+what is built in and `_socket`; what is rarely needed stays in client_chain.py and
+client_fallback.py. It is run by path, on Python 3.6 and later, and imports nothing of the package.
 
 The wire, one connection for each lookup: the request is two bytes of length (big-endian, as every
 length), then fields joined by NUL: PROTOCOL, user, fingerprint or nothing, sshd's process id, and
@@ -58,10 +58,10 @@ def ask(path: str, user: str, fingerprint: str, sshd: int, ends: float) -> "tupl
     return answer[1:2], answer[6:]
 
 
-def fallback(function: str, *arguments: object) -> int:
-    """Return the exit status from a function of client_fallback.py, which lies beside this file."""
-    path = (__file__.rpartition("/")[0] or ".") + "/client_fallback.py"
-    module = type(sys)("client_fallback")
+def rarely(file: str, function: str, *arguments: object) -> int:
+    """Return the exit status from a function of a file that lies beside this one."""
+    path = (__file__.rpartition("/")[0] or ".") + "/" + file
+    module = type(sys)(file[:-3])
     with open(path, encoding="utf-8") as source:
         exec(compile(source.read(), path, "exec"), module.__dict__)  # noqa: S102 - root's, like this
     return int(getattr(module, function)(*arguments))
@@ -72,7 +72,7 @@ def answer(options: "dict[str, str]", names: "list[str]", sshd: int, ends: float
     try:
         verdict, payload = ask(options["--socket"], names[0], "".join(names[1:]), sshd, ends)
     except (OSError, ValueError):
-        return fallback("become_agent", options, names, sshd, ends)
+        return rarely("client_fallback.py", "become_agent", options, names, sshd, ends)
     try:
         while payload:
             payload = payload[posix.write(1 if verdict == DECIDED else 2, payload) :]
@@ -91,7 +91,7 @@ def main() -> int:
         del names[:2]
     if len(names) in (1, 2) and "--chain" not in names and names[0][:1] != "-":
         return answer(options, names, posix.getppid(), ends)
-    return fallback("handle", answer, options, names, posix.getppid(), ends)
+    return rarely("client_chain.py", "handle", answer, options, names, posix.getppid(), ends)
 
 
 if __name__ == "__main__":

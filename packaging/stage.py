@@ -32,6 +32,7 @@ _NOT_NEEDED = (
 # Source, destination, mode. What is in the skeleton has its destination as its path there.
 _FILES = (
     ("eic_agent/client.py", "usr/libexec/eic-agent/eic-authorized-keys", 0o755),
+    ("eic_agent/client_chain.py", "usr/libexec/eic-agent/client_chain.py", 0o644),
     ("eic_agent/client_fallback.py", "usr/libexec/eic-agent/client_fallback.py", 0o644),
     ("systemd/eic-agent.preset", "usr/lib/systemd/system-preset/90-eic-agent.preset", 0o644),
     ("systemd/eic-agent.service", "usr/lib/systemd/system/eic-agent.service", 0o644),

@@ -398,12 +398,10 @@ def test_another_grant_is_kept_and_written_late_with_the_time_of_the_decision(
     assert grant(journal, 0.05)
     assert grant(journal)
     assert journal.waiting == 1
-    (fields,) = eventually(lambda: ours(listener))
+    fields = all_kept(journal, listener)[0]
     assert fields["EIC_DECISION"] == "granted"
     assert fields["EIC_DECIDED_AT"] == "1738233600.250000"
     assert float(fields["EIC_LATE"]) > 0
-    assert fields["EIC_TIMES"] == "2"
-    eventually(lambda: not journal.waiting)
     assert grant(journal)
     assert "EIC_LATE" not in listener.entry()
 
@@ -427,7 +425,9 @@ def test_what_one_client_can_make_us_keep_is_bounded_and_leaves_room_for_others(
     assert grant(journal)
     assert grant(journal, client_uid=65534, request="0"), "this one is kept already"
     written = all_kept(journal, listener)
-    assert len(written) == kept.MOST_OF_ONE + 1
+    # What comes again while its entry is being written gets another.
+    assert len(written) in (kept.MOST_OF_ONE + 1, kept.MOST_OF_ONE + 2)
+    assert sum(int(fields.get("EIC_TIMES", 1)) for fields in written) == kept.MOST_OF_ONE + 2
     assert grant(journal, client_uid=65534, request="new"), "there is room again"
 
 

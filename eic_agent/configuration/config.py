@@ -14,6 +14,7 @@ from typing import Any
 from eic_agent.configuration import schema
 from eic_agent.errors import ConfigError
 from eic_agent.journal.entries import escape
+from eic_agent.lookup.anchors import anchor_file
 from eic_agent.lookup.policy import KeyRules, Policy, UserRules
 from eic_agent.lookup.trust import TrustRules
 
@@ -39,9 +40,10 @@ class ImdsConfig:
 
 @dataclass(frozen=True, slots=True)
 class IdentityConfig:
-    """Where the hardware's identity is read."""
+    """Where the hardware's identity is read, and regions of AWS that we do not know yet."""
 
     sysfs_root: Path = Path("/sys")
+    regions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +114,8 @@ def load(path: Path, *, must_exist: bool = False) -> Loaded:
         if document is not None:
             files.append(file)
             _merge(file, document, values, report)
-    for item in (path.parent, drop_ins, *files):
+    anchors = anchor_file(values["trust"].get("anchors", TrustRules().anchors))
+    for item in (path.parent, drop_ins, *files, *([] if anchors is None else _on_the_way(anchors))):
         _warn_if_insecure(item, report)
     if report.errors:
         raise ConfigError("\n".join(report.errors + report.warnings))
@@ -145,6 +148,12 @@ def _read(file: Path, report: _Report, *, optional: bool) -> dict[str, Any] | No
     except ValueError as error:  # TOMLDecodeError, which names line and column, or a huge number
         report.error(file, f"is not TOML: {error}")
     return None
+
+
+def _on_the_way(file: Path) -> Iterator[Path]:
+    """Give a file and every directory in whose place another could be put, links followed."""
+    real = Path(os.path.realpath(file))
+    yield from dict.fromkeys((file, *file.parents, *real.parents))
 
 
 def _warn_if_insecure(path: Path, report: _Report) -> None:

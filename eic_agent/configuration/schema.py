@@ -11,6 +11,7 @@ from typing import Any
 from eic_agent.configuration import keyoptions
 from eic_agent.errors import ConfigError
 from eic_agent.journal.writer import LEVELS
+from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.keyblock import KEY_TYPES
 from eic_agent.lookup.policy import CallerRule
 from eic_agent.metadata.endpoints import endpoint_urls
@@ -75,6 +76,13 @@ def _endpoint(value: object) -> object:
         '"auto", "ipv4", "ipv6" or a URL such as "http://169.254.169.254", '
         "of an IP address or localhost and without path",
     )
+
+
+def _is_region(text: str) -> bool:
+    with contextlib.suppress(ValueError):
+        configured_partition(text)
+        return True
+    return False
 
 
 def _is_absolute(path: str) -> bool:
@@ -153,7 +161,10 @@ TABLES: dict[str, dict[str, Reader]] = {
         "timeout_s": _number(0.1, 30, "seconds for one request"),
         "deadline_s": _number(0.1, 30, "seconds for one lookup, everything included"),
     },
-    "identity": {"sysfs_root": _directory},
+    "identity": {
+        "sysfs_root": _directory,
+        "regions": _strings(_is_region, 'a region and its domain, "new-north-1=amazonaws.com"'),
+    },
     "trust": {
         "anchors": _anchors,
         "revocation": _one_of("require", "if-stapled"),

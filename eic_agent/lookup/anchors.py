@@ -1,4 +1,8 @@
-"""Trust anchors: the certificates in which the path to a signer may end, and where they are."""
+"""Trust anchors: the certificates in which the path to a signer may end, and where they are.
+
+Only the configuration chooses them. Metadata says in which partition an instance is, and whoever
+answers in its place says what suits him: of the system's many authorities one leaked key would do.
+"""
 
 import os
 from collections.abc import Iterable
@@ -21,7 +25,9 @@ AMAZON_ROOTS = {
     "e35d28419ed02025cfa69038cd623962458da5c695fbdea3c22b0bfb25897092": "Amazon Root CA 4",
     "568d6905a2c88708a4b3025190edcfedb1974a606a13c6e5290fcb2ae63edab5": "Starfield Services G2",
 }
-_AMAZON_DOMAIN = "amazonaws.com"
+
+# Rules that mean these roots, whatever metadata says.
+SHIPPED = ("auto", "amazon")
 
 # Where distributions keep the system store: Debian and Ubuntu, RHEL and Amazon Linux, SUSE, Alpine.
 SYSTEM_STORES = tuple(
@@ -50,23 +56,28 @@ class TrustAnchors:
         return verification.Store(list(self.certificates))
 
 
-def load_anchors(rule: str, domain: str, stores: Iterable[Path] = SYSTEM_STORES) -> TrustAnchors:
-    """Load the anchors that `[trust] anchors` names, for the instance's domain.
-
-    Raises ConfigError where there is none to be had.
-    """
-    if rule == "amazon" or (rule == "auto" and domain == _AMAZON_DOMAIN):
+def load_anchors(rule: str, stores: Iterable[Path] = SYSTEM_STORES) -> TrustAnchors:
+    """Load the anchors that `[trust] anchors` names. Raises ConfigError where there are none."""
+    if rule in SHIPPED:
         return load_amazon_roots()
-    if rule not in ("auto", "system"):
-        return _read_anchors(Path(rule))
-    for path in stores:
-        if os.path.isfile(path):  # noqa: PTH113 - Path's raises in a directory closed to us
-            return _read_anchors(path)
-    raise ConfigError(
-        "[trust] anchors: this system keeps no certificates where we look "
-        f"({', '.join(str(path) for path in stores)}); "
-        'install its ca-certificates package, or set anchors to "amazon" or to a path'
-    )
+    path = anchor_file(rule, stores)
+    if path is None:
+        raise ConfigError(
+            "[trust] anchors: this system keeps no certificates where we look "
+            f"({', '.join(str(path) for path in stores)}); "
+            'install its ca-certificates package, or set anchors to "amazon" or to a path'
+        )
+    return _read_anchors(path)
+
+
+def anchor_file(rule: str, stores: Iterable[Path] = SYSTEM_STORES) -> Path | None:
+    """Say which file a rule means; None for what ships with us, or a system without a store."""
+    if rule in SHIPPED:
+        return None
+    if rule != "system":
+        return Path(rule)
+    # Path's own is_file raises in a directory closed to us.
+    return next((path for path in stores if os.path.isfile(path)), None)  # noqa: PTH113
 
 
 def load_amazon_roots() -> TrustAnchors:

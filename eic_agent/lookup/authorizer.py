@@ -13,7 +13,7 @@ from pathlib import Path
 from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
 from eic_agent.journal.writer import Journal
 from eic_agent.lookup.flights import Daemons, Flights, Workers
-from eic_agent.lookup.identity import check_instance_id, read_hardware
+from eic_agent.lookup.identity import Partition, check_instance_id, read_hardware
 from eic_agent.lookup.judge import Judge
 from eic_agent.lookup.outcomes import Outcome
 from eic_agent.lookup.policy import Grant, Policy, Refusal, check_user
@@ -35,6 +35,7 @@ class Rules:
     trust: TrustRules
     sysfs_root: Path
     deadline_s: float
+    partitions: tuple[Partition, ...] = ()
     record_required: bool = False  # refuse what the journal has no entry of
 
 
@@ -85,7 +86,9 @@ class Authorizer:
         self._active_keys: Flights[str, bytes | None] = Flights(
             workers, lambda user: metadata.active_keys(user, bound()), "the keys of {}"
         )
-        self.signers = Signers(metadata, rules.trust, clock, workers, bound)
+        self.signers = Signers(
+            metadata, rules.trust, clock, workers, bound, partitions=rules.partitions
+        )
         self._judge = Judge(rules.policy, self.signers, clock, lambda: metadata.clock_offset_s)
         self.counters = counters
 

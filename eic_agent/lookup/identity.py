@@ -10,6 +10,7 @@ INSTANCE_ID = re.compile(r"i-[0-9a-f]{8,32}", re.ASCII)
 
 # A label of the signer's name, so no more than a label of DNS can be (RFC 1035 2.3.4).
 _REGION = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
+_LONGEST_NAME = 253
 
 # Longest match last part first: "us-gov-west-1a", "us-west-2-lax-1a" and "us-east-1-wl1-bos-wlz-1"
 # all begin with their region, which ends at the first number.
@@ -32,17 +33,40 @@ def _partition(name: str, domain: str, regions: str) -> Partition:
     return Partition(name, domain, re.compile(regions, re.ASCII))
 
 
+AMAZON_DOMAIN = "amazonaws.com"
+
 # A certificate for somebody else's domain is easy to get, so a domain outside this list is refused.
 PARTITIONS = (
-    _partition("aws", "amazonaws.com", r"(us|eu|ap|sa|ca|me|af|il|mx)-\w+-\d+"),
+    _partition("aws", AMAZON_DOMAIN, r"(us|eu|ap|sa|ca|me|af|il|mx)-\w+-\d+"),
     _partition("aws-cn", "amazonaws.com.cn", r"cn-\w+-\d+"),
     _partition("aws-eusc", "amazonaws.eu", r"eusc-(de)-\w+-\d+"),
     _partition("aws-iso", "c2s.ic.gov", r"us-iso-\w+-\d+"),
     _partition("aws-iso-b", "sc2s.sgov.gov", r"us-isob-\w+-\d+"),
     _partition("aws-iso-e", "cloud.adc-e.uk", r"eu-isoe-\w+-\d+"),
     _partition("aws-iso-f", "csp.hci.ic.gov", r"us-isof-\w+-\d+"),
-    _partition("aws-us-gov", "amazonaws.com", r"us-gov-\w+-\d+"),
+    _partition("aws-us-gov", AMAZON_DOMAIN, r"us-gov-\w+-\d+"),
 )
+
+_LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
+_CONFIGURED_REGION = re.compile(
+    rf"(?P<region>{_LABEL})=(?P<domain>({_LABEL}\.)+{_LABEL})", re.ASCII
+)
+
+
+def configured_partition(entry: str) -> Partition:
+    """Read an entry of `[identity] regions`, "new-north-1=amazonaws.com": one region, exactly.
+
+    No pattern: every region that one admits is a signer more that metadata may choose. Raises
+    ValueError.
+    """
+    match = _CONFIGURED_REGION.fullmatch(entry)
+    if match is None or len(_signer_name(match["region"], match["domain"])) > _LONGEST_NAME:
+        raise ValueError(f"{entry!r} is not a region, = and its domain")
+    return _partition("identity.regions", match["domain"], re.escape(match["region"]))
+
+
+def _signer_name(region: str, domain: str) -> str:
+    return f"managed-ssh-signer.{region}.{domain}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +85,7 @@ class InstanceIdentity:
     @property
     def signer_name(self) -> str:
         """DNS name that the certificate of this region's key signer must hold."""
-        return f"managed-ssh-signer.{self.region}.{self.domain}"
+        return _signer_name(self.region, self.domain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,14 +146,17 @@ def region_of_zone(zone: str) -> str:
     return match[1]
 
 
-def establish(instance_id: str, region: str, domain: str) -> InstanceIdentity:
+def establish(
+    instance_id: str, region: str, domain: str, configured: tuple[Partition, ...] = ()
+) -> InstanceIdentity:
     """Identity of an instance whose id is checked, once its domain fits its region (step 5).
 
-    Raises UntrustedMaterial(UNKNOWN_DOMAIN).
+    What the administrator has `configured` goes before what we know. Raises
+    UntrustedMaterial(UNKNOWN_DOMAIN).
     """
     if not _REGION.fullmatch(region):
         raise UntrustedMaterial(Reason.UNKNOWN_DOMAIN, f"{region!r} is no name of a region")
-    for partition in PARTITIONS:
+    for partition in (*configured, *PARTITIONS):
         if partition.regions.fullmatch(region):
             if partition.domain != domain:
                 raise UntrustedMaterial(
@@ -138,4 +165,11 @@ def establish(instance_id: str, region: str, domain: str) -> InstanceIdentity:
                     f"has {partition.domain}",
                 )
             return InstanceIdentity(instance_id, region, partition)
-    raise UntrustedMaterial(Reason.UNKNOWN_DOMAIN, f"{region!r} is a region of no known partition")
+    problem = f"{region!r} is a region of no known partition"
+    if domain in {partition.domain for partition in PARTITIONS}:
+        # Only for a domain of AWS's: advice must not repeat what a stranger would like to read.
+        problem += (
+            f"; if AWS has such a region, write "
+            f'identity.regions = ["{region}={domain}"] into /etc/eic-agent/config.d/region.toml'
+        )
+    raise UntrustedMaterial(Reason.UNKNOWN_DOMAIN, problem)

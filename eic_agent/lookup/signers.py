@@ -7,16 +7,36 @@ from dataclasses import dataclass, field
 
 from cachetools import TTLCache
 
-from eic_agent.lookup.anchors import load_anchors
+from eic_agent.errors import Reason, UntrustedMaterial
+from eic_agent.lookup.anchors import SHIPPED, TrustAnchors, load_anchors
 from eic_agent.lookup.flights import Flights, Workers
-from eic_agent.lookup.identity import InstanceIdentity, establish, region_of_zone
+from eic_agent.lookup.identity import (
+    AMAZON_DOMAIN,
+    InstanceIdentity,
+    Partition,
+    establish,
+    region_of_zone,
+)
 from eic_agent.lookup.trace import Trace
-from eic_agent.lookup.trust import TrustedSigner, TrustRules, build_path, check_revocation
+from eic_agent.lookup.trust import (
+    SignerPath,
+    TrustedSigner,
+    TrustRules,
+    build_path,
+    check_revocation,
+)
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0
+
+# Metadata's word for the partition must not be enough to trust more authorities than Amazon's.
+_ADVICE = (
+    "the signers of this partition need not lead to Amazon's roots: if this instance is in "
+    '{} ({}), and only then, write trust.anchors = "system" into '
+    "/etc/eic-agent/config.d/anchors.toml"
+)
 
 
 @dataclass(frozen=True)
@@ -38,13 +58,15 @@ class Signers:
         workers: Workers,
         bound: Callable[[], Deadline],
         timer: Callable[[], float] = time.monotonic,
+        partitions: tuple[Partition, ...] = (),
     ) -> None:
-        """`bound` says until when a fetch that begins now may last."""
+        """`bound` says until when a fetch that begins now may last; `partitions` are configured."""
         self._metadata = metadata
         self._rules = rules
         self._clock = clock
         self._bound = bound
         self._timer = timer
+        self._partitions = partitions
         self._flights = Flights(workers, self._fetch, "the signer")
         self._lock = threading.Lock()
         self._identity: InstanceIdentity | None = None
@@ -101,7 +123,7 @@ class Signers:
         deadline = self._bound()
         identity = self._establish(wanted.instance_id, deadline)
         name = identity.signer_name
-        anchors = load_anchors(self._rules.anchors, identity.domain)
+        anchors = load_anchors(self._rules.anchors)
         trace(
             5,
             "expects",
@@ -112,7 +134,7 @@ class Signers:
             anchors=f"{anchors.source} ({len(anchors.certificates)} certificates)",
             skipped=anchors.skipped,
         )
-        path = build_path(self._metadata.signer_chain(deadline), name, anchors, self._clock())
+        path = self._build_path(self._metadata.signer_chain(deadline), identity, anchors)
         trace(5, "path", certificates=[c.subject.rfc4514_string() for c in path.certificates])
         names = [n for n in self._metadata.staple_names(deadline) if path.needs_staple(n)]
         staples = {n: self._metadata.staple(n, deadline) for n in names}
@@ -124,6 +146,23 @@ class Signers:
             self._identity = identity
             self._cache["signer"] = signer
         return signer
+
+    def _build_path(
+        self, chain: bytes, identity: InstanceIdentity, anchors: TrustAnchors
+    ) -> SignerPath:
+        try:
+            return build_path(chain, identity.signer_name, anchors, self._clock())
+        except UntrustedMaterial as error:
+            if (
+                error.reason is not Reason.UNTRUSTED_CHAIN
+                or self._rules.anchors not in SHIPPED
+                or identity.domain == AMAZON_DOMAIN
+            ):
+                raise
+            raise UntrustedMaterial(
+                error.reason,
+                f"{error.detail}; {_ADVICE.format(identity.region, identity.partition.name)}",
+            ) from None
 
     def _establish(self, instance_id: str, deadline: Deadline) -> InstanceIdentity:
         """Learn region and domain, which an instance cannot change while it runs.
@@ -137,5 +176,6 @@ class Signers:
             region = self._metadata.region(deadline)
             if region is None:  # metadata older than placement/region
                 region = region_of_zone(self._metadata.availability_zone(deadline))
-            identity = establish(instance_id, region, self._metadata.domain(deadline))
+            domain = self._metadata.domain(deadline)
+            identity = establish(instance_id, region, domain, self._partitions)
         return identity

@@ -192,12 +192,20 @@ def overrides_all(tree: Tree) -> str | None:
     return None
 
 
-def unsafe(program: Path) -> str | None:
-    """Return why sshd would refuse to run a program (safe_path in OpenSSH's misc.c), or None."""
+def unsafe(program: Path, *, may_be_missing: bool = False) -> str | None:
+    """Return why sshd would refuse to run a program (safe_path in OpenSSH's misc.c), or None.
+
+    The client's own check of what it chains, `client_chain.checked`, is the same. A program that
+    may be missing is judged by the directories in which it would be.
+    """
     real = Path(os.path.realpath(program))
     for path in (real, *real.parents):
         try:
             found = path.stat()
+        except FileNotFoundError as error:
+            if not may_be_missing:
+                return f"{path}: {error.strerror}"
+            continue
         except OSError as error:
             return f"{path}: {error.strerror}"
         if path == real and not stat.S_ISREG(found.st_mode):

@@ -113,6 +113,7 @@ def test_every_key_can_be_set(files: Files) -> None:
         deadline_s = 4.5
         [identity]
         sysfs_root = "/tmp/sys"
+        regions = ["new-north-1=amazonaws.com"]
         [trust]
         anchors = "/etc/anchors.pem"
         revocation = "if-stapled"
@@ -143,7 +144,7 @@ def test_every_key_can_be_set(files: Files) -> None:
     """)
     assert files.config == Config(
         imds=ImdsConfig("http://[fd00:ec2::254]:8080", 2.0, 4.5),
-        identity=IdentityConfig(Path("/tmp/sys")),
+        identity=IdentityConfig(Path("/tmp/sys"), ("new-north-1=amazonaws.com",)),
         trust=TrustRules("/etc/anchors.pem", "if-stapled", 0.0),
         policy=Policy(
             KeyRules(0, 10, ("ssh-ed25519",), 4096, ("restrict", "pty"), export_caller=True),
@@ -305,6 +306,7 @@ def test_every_error_of_every_file_is_listed_one_a_line(files: Files) -> None:
         ("imds.deadline_s", "1979-05-27T07:32:00Z", "1979-05-27 07:32:00+00:00"),
         ("identity.sysfs_root", '"sys"', '"sys"'),
         ("identity.sysfs_root", r'"/\u0000"', r'"/\u0000"'),
+        ("identity.regions", '"new-north-1=amazonaws.com"', '"new-north-1=amazonaws.com"'),
         ("trust.anchors", '"roots.pem"', '"roots.pem"'),
         ("trust.anchors", "[]", "[]"),
         ("trust.revocation", '"off"', '"off"'),
@@ -341,6 +343,7 @@ def test_a_value_out_of_bounds_is_refused_with_key_value_and_what_is_accepted(
         ("keys.types", "1"),
         ("keys.types", "[]"),
         ("keys.types", "0x" + "f" * 50),
+        ("identity.regions", '"new-*-1=amazonaws.com"'),
         ("policy.allow_users", '""'),
         ("policy.deny_users", '" root"'),
         ("policy.allow_groups", r'"a\u0007"'),
@@ -348,7 +351,7 @@ def test_a_value_out_of_bounds_is_refused_with_key_value_and_what_is_accepted(
     ],
 )
 def test_an_invalid_element_of_a_list_is_named(files: Files, key: str, element: str) -> None:
-    valid = '"ssh-rsa"' if key == "keys.types" else '"x"'
+    valid = {"keys.types": '"ssh-rsa"', "identity.regions": '"a=b.c"'}.get(key, '"x"')
     (error,) = files.main(f"{key} = [{valid}, {element}]").errors
     assert error.startswith(f"{files.path}: {key} has {element}; accepted is ")
 
@@ -456,6 +459,29 @@ def test_a_directory_that_others_can_write_gives_a_warning(files: Files) -> None
     ]
 
 
+@pytest.mark.parametrize("link", [False, True])
+def test_anchors_that_others_can_change_give_a_warning(
+    files: Files, tmp_path: Path, *, link: bool
+) -> None:
+    """Who can write them, or put another directory in their place, can let anybody in."""
+    directory = tmp_path / "trust"
+    (directory / "inner").mkdir(parents=True)
+    anchors = directory / "inner" / "anchors.pem"
+    anchors.write_text("")
+    named = anchors
+    if link:
+        named = tmp_path / "link.pem"
+        named.symlink_to(anchors)
+    files.main(f'[trust]\nanchors = "{named}"')
+    assert files.load().warnings == ()
+    anchors.chmod(0o666)
+    directory.chmod(0o777)
+    assert set(files.load().warnings) == {
+        f"{directory}: has mode 777, so others can let anybody in; chmod go-w",
+        f"{named}: has mode 666, so others can let anybody in; chmod go-w",
+    }
+
+
 def test_a_directory_in_which_nobody_can_replace_a_file_of_ours_is_fine(files: Files) -> None:
     files.main("").path.parent.chmod(0o1777)
     assert files.load().warnings == ()
@@ -504,7 +530,11 @@ configs = st.builds(
         timeout_s=numbers(0.1, 30),
         deadline_s=numbers(0.1, 30),
     ),
-    identity=st.builds(IdentityConfig, paths.map(Path)),
+    identity=st.builds(
+        IdentityConfig,
+        paths.map(Path),
+        several(st.sampled_from(["new-north-1=amazonaws.com", "a=b.c"])),
+    ),
     trust=st.builds(
         TrustRules,
         anchors=st.sampled_from(["auto", "amazon", "system"]) | paths,

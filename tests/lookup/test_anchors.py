@@ -20,7 +20,7 @@ def sim() -> MetadataSimulator:
 
 
 def test_the_amazon_roots_that_ship_are_the_five_that_aws_publishes() -> None:
-    loaded = anchors.load_anchors("amazon", "amazonaws.com")
+    loaded = anchors.load_anchors("amazon")
     names = [c.subject.rfc4514_string() for c in loaded.certificates]
     assert len(names) == 5
     assert sum("Amazon Root CA" in name for name in names) == 4
@@ -33,17 +33,17 @@ def test_damaged_amazon_roots_are_not_used(monkeypatch: pytest.MonkeyPatch) -> N
         anchors.load_amazon_roots()
 
 
-def test_auto_means_amazons_roots_for_amazonaws_com_and_the_system_store_elsewhere(
+def test_only_who_configures_it_trusts_other_roots_than_amazons(
     tmp_path: Path, sim: MetadataSimulator
 ) -> None:
     store = tmp_path / "ca.crt"
     store.write_bytes(sim.anchors_pem)
     stores = [tmp_path / "none", store]
-    assert len(anchors.load_anchors("auto", "amazonaws.com", stores).certificates) == 5
-    loaded = anchors.load_anchors("auto", "amazonaws.com.cn", stores)
+    for rule in ("auto", "amazon"):
+        assert anchors.load_anchors(rule, stores) == anchors.load_amazon_roots()
+    loaded = anchors.load_anchors("system", stores)
     assert loaded.certificates == (sim.pki.root.certificate,)
-    assert anchors.load_anchors("system", "amazonaws.com", stores) == loaded
-    assert anchors.load_anchors(str(store), "amazonaws.com", []) == loaded
+    assert anchors.load_anchors(str(store), []) == loaded
 
 
 def test_a_certificate_in_the_store_that_cannot_be_read_is_skipped_and_reported(
@@ -52,7 +52,7 @@ def test_a_certificate_in_the_store_that_cannot_be_read_is_skipped_and_reported(
     store = tmp_path / "ca.crt"
     broken = b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"
     store.write_bytes(broken + b"# a comment\n" + sim.anchors_pem)
-    loaded = anchors.load_anchors(str(store), "amazonaws.com")
+    loaded = anchors.load_anchors(str(store))
     assert loaded.certificates == (sim.pki.root.certificate,)
     assert "certificate 1 skipped" in loaded.skipped[0]
 
@@ -66,16 +66,16 @@ def test_a_certificate_with_the_same_extension_twice_is_skipped(
     pem = x509.load_der_x509_certificate(twice).public_bytes(Encoding.PEM)
     store = tmp_path / "ca.crt"
     store.write_bytes(pem + sim.anchors_pem)
-    assert len(anchors.load_anchors(str(store), "x").skipped) == 1
+    assert len(anchors.load_anchors(str(store)).skipped) == 1
 
 
 def test_the_machines_own_store_is_read() -> None:
     try:
-        loaded = anchors.load_anchors("system", "amazonaws.com")
+        loaded = anchors.load_anchors("system")
     except ConfigError:
         lacking("a system store of certificates", "apt-get install ca-certificates")
     assert len(loaded.certificates) > 50
-    assert anchors.load_anchors("system", "x").store
+    assert anchors.load_anchors("system").store
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no certificate"])
@@ -86,7 +86,7 @@ def test_anchors_that_are_not_there_say_where_they_were_looked_for(
     if content is not None:
         store.write_bytes(content)
     with pytest.raises(ConfigError, match=str(store)):
-        anchors.load_anchors(str(store), "amazonaws.com")
+        anchors.load_anchors(str(store))
     if content is None:
         with pytest.raises(ConfigError, match="ca-certificates"):
-            anchors.load_anchors("system", "amazonaws.com", [store])
+            anchors.load_anchors("system", [store])

@@ -4,8 +4,10 @@ docs/threat-model.md names these tests.
 """
 
 import base64
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,11 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
+from eic_agent.configuration import config
 from eic_agent.errors import Reason
+from eic_agent.lookup import signers
+from eic_agent.lookup.anchors import load_anchors
+from eic_agent.lookup.trust import TrustRules
 from eic_sandbox.simulator import MetadataSimulator, SignerPKI, another_rsa_key, new_key
 from tests.lookup.rig import ALICES_KEY, NOW, Rig, make_rig, only
 
@@ -413,6 +419,51 @@ def test_every_partition_and_kind_of_zone_works(
         if not with_region:
             rig.sim.region = None
         assert rig.ask().lines == (ALICES_KEY.line,)
+
+
+@pytest.fixture
+def rig_in_china(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
+    """Metadata says China, and a stand-in's authority in the system's store signs for it."""
+    with make_rig(tmp_path, region="cn-north-1", domain="amazonaws.com.cn") as rig:
+        store = Path(rig.rules.trust.anchors)
+        monkeypatch.setattr(signers, "load_anchors", partial(load_anchors, stores=[store]))
+        yield rig
+
+
+def test_metadata_does_not_choose_the_trust_store(rig_in_china: Rig) -> None:
+    """Of the many authorities in a system's store keys do leak: one of them would be enough."""
+    rig_in_china.rules = replace(rig_in_china.rules, trust=TrustRules(anchors="auto"))
+    decision = only(rig_in_china.ask())
+    assert decision.reason is Reason.UNTRUSTED_CHAIN
+    assert "if this instance is in cn-north-1 (aws-cn)" in decision.detail
+
+
+def test_the_line_that_a_refusal_names_is_what_a_partition_of_its_own_authorities_needs(
+    rig_in_china: Rig, tmp_path: Path
+) -> None:
+    rig_in_china.rules = replace(rig_in_china.rules, trust=TrustRules(anchors="auto"))
+    detail = only(rig_in_china.ask()).detail
+    line = re.search("write (trust.*) into (/etc/eic-agent)/(config.d/[a-z]+.toml)", detail)
+    assert line is not None
+    (tmp_path / "config.d").mkdir()
+    (tmp_path / line[3]).write_text(line[1])
+    trust = config.load(tmp_path / "config.toml").config.trust
+    rig_in_china.rules = replace(rig_in_china.rules, trust=trust)
+    assert rig_in_china.ask().lines == (ALICES_KEY.line,)
+
+
+def test_roots_that_amazons_cross_signed_need_no_configuration(tmp_path: Path) -> None:
+    """The European Sovereign Cloud's: served with the chain, they have a staple like the rest."""
+    with make_rig(tmp_path, region="eusc-de-east-1", domain="amazonaws.eu") as rig:
+        pki = rig.sim.pki
+        own_root = pki.authority("Simulated EU Root CA 1")
+        pki.intermediate.issuer = own_root
+        crossed = pki.cross_sign(own_root, pki.root)
+        rig.sim.chain = [pki.leaf, pki.intermediate, crossed]
+        rig.sim.staples["crossed"] = type(rig.sim.staples["leaf"])(crossed)
+        assert rig.ask().lines == (ALICES_KEY.line,)
+        rig.sim.staples["crossed"].status = ocsp.OCSPCertStatus.REVOKED
+        assert rig.refusals() == [Reason.REVOKED]
 
 
 def test_staples_named_by_sha256_work(rig: Rig) -> None:

@@ -8,6 +8,7 @@ from eic_agent.errors import Reason, UntrustedMaterial
 from eic_agent.lookup.identity import (
     Hardware,
     check_instance_id,
+    configured_partition,
     establish,
     read_hardware,
     region_of_zone,
@@ -129,3 +130,50 @@ def test_a_domain_that_is_not_the_regions_is_refused(region: str, domain: str) -
     with pytest.raises(UntrustedMaterial) as caught:
         establish(ID, region, domain)
     assert caught.value.reason is Reason.UNKNOWN_DOMAIN
+
+
+def test_a_region_that_the_administrator_names_needs_no_pattern() -> None:
+    added = (configured_partition("new-north-1=amazonaws.com"),)
+    identity = establish(ID, "new-north-1", "amazonaws.com", added)
+    assert identity.signer_name == "managed-ssh-signer.new-north-1.amazonaws.com"
+    for region, domain in (("new-north-10", "amazonaws.com"), ("new-north-1", "amazonaws.com.cn")):
+        with pytest.raises(UntrustedMaterial):
+            establish(ID, region, domain, added)
+
+
+def test_what_the_administrator_says_of_a_known_region_goes_before_what_we_know() -> None:
+    moved = (configured_partition("us-east-1=amazonaws.example"),)
+    assert establish(ID, "us-east-1", "amazonaws.example", moved).domain == "amazonaws.example"
+    with pytest.raises(UntrustedMaterial):
+        establish(ID, "us-east-1", "amazonaws.com", moved)
+
+
+def test_an_unknown_region_is_refused_with_the_line_that_adds_it() -> None:
+    with pytest.raises(UntrustedMaterial) as caught:
+        establish(ID, "new-north-1", "amazonaws.com")
+    assert 'identity.regions = ["new-north-1=amazonaws.com"]' in caught.value.detail
+    with pytest.raises(UntrustedMaterial) as caught:
+        establish(ID, "new-north-1", "amazonaws.attacker.example")
+    assert "identity.regions" not in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        "new-north-1",
+        "new-north-1=",
+        "=amazonaws.com",
+        "new-north-1=com",
+        "new-*-1=amazonaws.com",
+        "new.north-1=amazonaws.com",
+        "-new-1=amazonaws.com",
+        "new-north-1=amazonaws.com.",
+        "new-north-1=Amazonaws.com",
+        "new-north-1 = amazonaws.com",
+        "n" * 64 + "=amazonaws.com",
+        "new-north-1=" + "a." * 110 + "com",
+    ],
+)
+def test_what_is_no_region_with_a_domain_is_not_configured(entry: str) -> None:
+    with pytest.raises(ValueError, match="not a region"):
+        configured_partition(entry)

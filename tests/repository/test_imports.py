@@ -58,7 +58,7 @@ WITHIN = {
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
-ALONE = {"client", "client_fallback"}
+ALONE = {"client", "client_chain", "client_fallback"}
 ONLY_USED_BY = {
     "configuration": {"configuration", "cli", "reports"},
     "cli": {"__main__"},
