@@ -260,6 +260,7 @@ def _serve(args: argparse.Namespace) -> int:
                 uids,
                 settings.imds.deadline_s,
                 settings.agent.idle_exit_s,
+                authorizer.metadata.close,
             )
 
         try:

@@ -4,6 +4,7 @@ The other end of the wire that client.py describes.
 """
 
 import contextlib
+import enum
 import math
 import os
 import re
@@ -26,6 +27,15 @@ _MOST_PID = 1 << 22  # proc(5), pid_max
 _PEER_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 _REQUEST_LENGTH = struct.Struct(">H")
 _REPLY_LENGTH = struct.Struct(">I")
+
+
+class Standing(enum.Enum):
+    """What a peer may take."""
+
+    SSHD = enum.auto()  # root, the agent's own user, sshd's client: all there is
+    OTHER = enum.auto()  # another process of a client's user: a small share
+    UNTOLD = enum.auto()  # a client's user where the kernel hides processes from us: half
+    REFUSED = enum.auto()
 
 
 class Peer(NamedTuple):
@@ -59,7 +69,7 @@ class Reply:
 class Connection:
     """An accepted peer and what is known of its request."""
 
-    __slots__ = ("arrived", "ends", "peer", "received", "socket")
+    __slots__ = ("arrived", "ends", "peer", "received", "socket", "standing")
 
     def __init__(self, accepted: socket.socket, arrived: float) -> None:
         self.socket = accepted
@@ -70,6 +80,7 @@ class Connection:
         data = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         pid, uid, _gid = _PEER_CREDENTIALS.unpack(data)
         self.peer = Peer(pid, uid)
+        self.standing = Standing.REFUSED  # until `Peers` has said otherwise
 
     def greet(self) -> None:
         """Let the peer know that it is being served; the socket has room for a byte."""

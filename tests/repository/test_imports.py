@@ -41,7 +41,7 @@ WITHIN = {
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
     "resident": (
         {"notify", "listener", "connection"},
-        {"limits"},
+        {"limits", "peers"},
         {"pool"},
         {"service"},
         {"agent"},
