@@ -23,6 +23,7 @@ from eic_agent.configuration import config
 from eic_agent.journal.writer import open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.question import Question
+from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
 from eic_agent.metadata.endpoints import endpoint_urls
@@ -63,7 +64,9 @@ def main(path: str, user: str, fingerprint: str, lookups: int) -> None:
     with contextlib.closing(open_journal()) as journal, ThreadPoolExecutor(4) as workers:
         metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
         rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
-        authorizer = Authorizer(metadata, rules, journal, time.time, workers, Counters())
+        authorizer = Authorizer(
+            metadata, rules, journal, time.time, workers, Counters(), UserDatabase()
+        )
         for number in range(lookups + 1):
             if number == 1:
                 watch.parts.clear()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eic_agent import client
 from eic_agent.configuration import keyoptions
 from eic_agent.errors import ConfigError
 from eic_agent.journal.writer import LEVELS
@@ -160,6 +161,9 @@ TABLES: dict[str, dict[str, Reader]] = {
         "endpoint": _endpoint,
         "timeout_s": _number(0.1, 30, "seconds for one request"),
         "deadline_s": _number(0.1, 30, "seconds for one lookup, everything included"),
+        "start_s": _number(
+            1, client.DEADLINE_S + client.LONGER_S, "seconds for a lookup that waits for a start"
+        ),
     },
     "identity": {
         "sysfs_root": _directory,

@@ -9,7 +9,8 @@ from pathlib import Path
 from eic_agent.errors import EicAgentError
 from eic_agent.sshd.changes import content_of
 from eic_agent.sshd.files import Line, Tree, place, words
-from eic_agent.sshd.launch import Launch, Systemd, listeners
+from eic_agent.sshd.launch import Launch, Systemd
+from eic_agent.sshd.listeners import listeners
 
 COMMAND = "authorizedkeyscommand"
 USER = "authorizedkeyscommanduser"
@@ -42,6 +43,7 @@ class SshdPaths:
     snippet: Path = Path("/etc/eic-agent/config.d/50-sshd-wiring.toml")
     disabled: Path = Path("/etc/eic-agent/sshd-disabled")
     proc: Path = Path("/proc")
+    run: Path = Path("/run")  # where only root can write
     systemd: Systemd = field(default_factory=Systemd)
 
 
@@ -140,7 +142,7 @@ def survey(system: System) -> Survey:
     main = paths.main
     if units and units[0].config is not None:
         main = Path("/", units[0].config)
-    running = listeners(paths.proc)
+    running = listeners(paths.proc, paths.sshd)
     return Survey(
         system=system,
         units=units,

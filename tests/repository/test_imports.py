@@ -23,6 +23,7 @@ ROOMS = (
     {"sshd"},
     {"reports"},
     {"cli"},
+    {"entry"},
     {"__main__"},
 )
 # The same within the rooms whose order matters to a reader.
@@ -30,8 +31,17 @@ WITHIN = {
     "journal": ({"entries", "refusals"}, {"outputs"}, {"kept"}, {"writer"}),
     "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
-        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
-        {"anchors", "ocsp"},
+        {
+            "identity",
+            "keyblock",
+            "certificates",
+            "question",
+            "trace",
+            "flights",
+            "accounts",
+            "callers",
+        },
+        {"anchors", "ocsp", "users"},
         {"trust"},
         {"policy"},
         {"signers", "outcomes", "record"},
@@ -47,8 +57,10 @@ WITHIN = {
         {"agent"},
     ),
     "sshd": (
-        {"changes", "files"},
+        {"changes", "lock"},
+        {"files"},
         {"launch"},
+        {"listeners"},
         {"survey"},
         {"asking"},
         {"plan"},
@@ -61,13 +73,14 @@ WITHIN = {
 ALONE = {"client", "client_chain", "client_fallback"}
 ONLY_USED_BY = {
     "configuration": {"configuration", "cli", "reports"},
-    "cli": {"__main__"},
+    "cli": {"entry"},
+    "entry": {"__main__"},
 }
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/users"},
-    "grp": {"lookup/users"},
+    "pwd": {"lookup/accounts"},
+    "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
     "tomllib": {"configuration/config"},
 }

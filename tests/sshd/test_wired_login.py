@@ -17,11 +17,12 @@ import pytest
 
 import eic_agent
 from eic_agent.sshd import status
-from eic_agent.sshd.launch import listeners
+from eic_agent.sshd.listeners import listeners
 from tests.sshd.conftest import Machine
 from tests.support import program, root
 
 PACKAGE = Path(eic_agent.__file__).parent
+PROC = Path("/proc")
 WAIT_S = 60.0
 MAIN = "Include {etc}/sshd_config.d/*.conf\nUsePAM no\nPidFile none\nAuthorizedKeysFile none\n"
 
@@ -273,24 +274,25 @@ def test_what_sshd_would_not_run_any_more_runs_not_through_us_either(
 def test_a_listener_tells_by_its_title_how_it_was_started(live: Live) -> None:
     live.start("-o", "AuthorizedKeysCommand /usr/bin/env %u", "-oAuthorizedKeysCommandUser=daemon")
     assert live.process is not None
-    (found,) = [one for one in listeners() if one.pid == live.process.pid]
+    sshd = live.machine.system.paths.sshd
+    (found,) = [one for one in listeners(PROC, sshd) if one.pid == live.process.pid]
     assert found.config == str(live.machine.system.paths.main)
     assert found.option("authorizedkeyscommand") == "/usr/bin/env %u"
     assert found.option("authorizedkeyscommanduser") == "daemon"
 
-    paths = dataclasses.replace(live.machine.system.paths, proc=Path("/proc"))
+    paths = dataclasses.replace(live.machine.system.paths, proc=PROC)
     live.machine.system = dataclasses.replace(live.machine.system, paths=paths)
     assert f"process {live.process.pid} starts sshd with -o" in live.machine.refused()
     assert status.find(live.machine.system).set_at == f"process {live.process.pid}"
     live.stop()
-    assert not any(one.config == found.config for one in listeners())
+    assert not any(one.config == found.config for one in listeners(PROC, sshd))
 
 
 def test_a_hangup_as_we_advise_makes_sshd_read_the_drop_in(live: Live) -> None:
     live.use_client(live.granting("client"))
     live.start()
     assert live.process is not None
-    paths = dataclasses.replace(live.machine.system.paths, proc=Path("/proc"))
+    paths = dataclasses.replace(live.machine.system.paths, proc=PROC)
     live.machine.system = dataclasses.replace(live.machine.system, paths=paths)
     assert f"`kill -HUP {live.process.pid}`" in live.machine.enable()
     os.kill(live.process.pid, signal.SIGHUP)

@@ -482,7 +482,7 @@ def refuse_when(machine: Machine, condition: str) -> None:
 
 
 def test_an_sshd_that_refuses_the_trial_is_listened_to(machine: Machine) -> None:
-    refuse_when(machine, "grep -q '^Include /tmp.*eic-agent' $main")
+    refuse_when(machine, "grep -q '^Include /.*/run/eic-agent-' $main")
     told = machine.refused()
     assert f"accept its configuration any more, and says: {machine.etc}/sshd_config: not" in told
 
@@ -592,6 +592,7 @@ def listening(machine: Machine, options: str, pid: int = 812) -> None:
     folder = machine.root / f"proc/{pid}"
     folder.mkdir()
     (folder / "root").symlink_to("/")
+    (folder / "exe").symlink_to(machine.system.paths.sshd)
     title = f"sshd: /usr/sbin/sshd {options} [listener] 0 of 10-100 startups"
     (folder / "cmdline").write_text(title)
 
@@ -820,6 +821,7 @@ def test_the_directory_that_sshd_wants_is_made_and_removed_again() -> None:
         pathlib.Path("/run/sshd").rmdir()
         folder = root / "proc/9"; folder.mkdir()
         (folder / "root").symlink_to("/")
+        (folder / "exe").symlink_to(machine.system.paths.sshd)
         (folder / "cmdline").write_text("sshd: sshd -D [listener] 0 of 10-100 startups")
         print(status.find(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
     """)
