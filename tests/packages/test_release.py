@@ -9,6 +9,7 @@ import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
+import build as build_module
 import pytest
 import release
 import sbom
@@ -16,7 +17,6 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from wheels import ARCHITECTURES, ROOT, PackagingError, read_lock
 
-import build as build_module
 from eic_agent import __version__
 from tests.packages.programs import output
 from tests.support import program
@@ -128,9 +128,9 @@ def test_there_is_one_version(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "eic_agent", tree / "eic_agent")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tree)
-    pip = [sys.executable, "-m", "pip", "--quiet", "wheel", "--no-deps", "--no-build-isolation"]
+    make = f"import setuptools.build_meta as backend; backend.build_wheel({str(tmp_path)!r})"
     made = subprocess.run(
-        [*pip, f"--wheel-dir={tmp_path}", "."],
+        [sys.executable, "-c", make],
         cwd=tree,
         capture_output=True,
         text=True,

@@ -29,7 +29,12 @@ ROOMS = (
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
     "journal": ({"entries", "refusals"}, {"outputs"}, {"kept"}, {"writer"}),
-    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
+    "metadata": (
+        {"deadline", "endpoints"},
+        {"wire", "tokens", "outage"},
+        {"exchange"},
+        {"client"},
+    ),
     "lookup": (
         {
             "identity",
