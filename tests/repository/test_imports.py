@@ -47,7 +47,7 @@ WITHIN = {
         {"judge"},
         {"authorizer"},
     ),
-    "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
+    "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
         {"notify", "listener", "connection"},
         {"limits"},
@@ -66,7 +66,7 @@ WITHIN = {
         {"reload", "status"},
         {"wiring"},
     ),
-    "reports": ({"explain", "status"},),
+    "reports": ({"explain", "status", "config_check"},),
 }
 # What does not follow from the order alone.
 ALONE = {"client", "client_chain", "client_fallback"}
