@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -43,12 +43,21 @@ _FETCHERS = 32
 _CLIENTS_S = 2.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+def main(
+    argv: Sequence[str] | None = None,
+    began: float | None = None,
+    hand_over: Callable[[], Iterable[tuple[int, float]]] = tuple,
+) -> int:
+    """Run one command and return its exit status.
+
+    `began` is when this process did, on the monotonic clock; `hand_over` gives the connections
+    that were accepted since (entry.Greeter).
+    """
     # The library warns of serial numbers of old roots in the system store, and of names in whatever
     # certificate is served; CryptographyDeprecationWarning is one of these, too.
     warnings.simplefilter("ignore", UserWarning)
     args = _parser().parse_args(_protect_user(list(sys.argv[1:] if argv is None else argv)))
+    args.began, args.hand_over = time.monotonic() if began is None else began, hand_over
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)
 
@@ -194,11 +203,7 @@ def _authorized_keys(args: argparse.Namespace) -> int:
                 journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
-    deadline_s = settings.imds.deadline_s
-    if args.deadline_s is not None:
-        deadline_s = min(deadline_s, args.deadline_s)
-    # Starting up has used some of the time, nearly all of it on the processor.
-    deadline = Deadline.after(deadline_s - time.process_time())
+    deadline = _deadline(args, settings.imds)
     with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
         if loaded.warnings:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
@@ -212,6 +217,21 @@ def _authorized_keys(args: argparse.Namespace) -> int:
     if answer.undecided is not None:
         return _undecided(answer.undecided, answer.detail)
     return 0
+
+
+def _deadline(args: argparse.Namespace, imds: config.ImdsConfig) -> Deadline:
+    """Give the moment by which a lookup in this process must be over.
+
+    Starting has taken a while, which a slow machine is granted up to `start_s`; after that a
+    lookup may take as long as any other, and no longer than who asks will wait.
+    """
+    told = os.environ.get("EIC_DEADLINE_MONOTONIC", "")
+    latest = args.began + imds.start_s
+    if re.fullmatch(r"[0-9]{1,10}\.[0-9]{1,6}", told):
+        latest = min(latest, float(told))
+    elif args.deadline_s is not None:
+        latest = min(latest, args.began + args.deadline_s)
+    return Deadline(latest).at_most(imds.deadline_s)
 
 
 def _print_lines(lines: Sequence[str]) -> bool:
@@ -257,13 +277,15 @@ def _serve(args: argparse.Namespace) -> int:
                 uids,
                 settings.imds.deadline_s,
                 settings.agent.idle_exit_s,
+                settings.imds.start_s,
             )
 
         try:
             handlers = load()
         except ConfigError as error:
             handlers = without_configuration(error, journal)
-        Service(listener, load, handlers, journal, Notifier(os.environ)).run()
+        notifier = Notifier(os.environ)
+        Service(listener, load, handlers, journal, notifier, hand_over=args.hand_over).run()
     return 0
 
 

@@ -34,11 +34,12 @@ _ADD_UP = frozenset({"policy.deny_users", "policy.deny_groups", "policy.rules"})
 
 @dataclass(frozen=True, slots=True)
 class ImdsConfig:
-    """Where the metadata service is, and how many seconds a request and a lookup may take."""
+    """Where the metadata service is; seconds that a request, a lookup, one that starts us take."""
 
     endpoint: str = "auto"
     timeout_s: float = 1.0
     deadline_s: float = 4.0
+    start_s: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)

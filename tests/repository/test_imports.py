@@ -23,12 +23,18 @@ ROOMS = (
     {"sshd"},
     {"reports"},
     {"cli"},
+    {"entry"},
     {"__main__"},
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
+    "metadata": (
+        {"deadline", "endpoints"},
+        {"wire", "tokens", "outage"},
+        {"exchange"},
+        {"client"},
+    ),
     "journal": ({"entries"}, {"outputs"}, {"writer"}),
-    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
         {
             "identity",
@@ -72,7 +78,8 @@ WITHIN = {
 ALONE = {"client", "client_chain", "client_fallback"}
 ONLY_USED_BY = {
     "configuration": {"configuration", "cli", "reports"},
-    "cli": {"__main__"},
+    "cli": {"entry"},
+    "entry": {"__main__"},
 }
 ONLY_IN = {
     "requests": {"metadata/exchange"},
