@@ -144,8 +144,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("config", help="check or show the configuration")
     actions = command.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("check", help="say what is wrong with it, if anything is")
+    action.add_argument("--user", metavar="USER", help="say whether this OS user may have keys")
+    action.add_argument("--caller", metavar="ARN", help="and whether this principal may push them")
     action.set_defaults(run=_config_check)
     action = actions.add_parser("show", help="print the merged result")
+    action.add_argument("--origin", action="store_true", help="say which file gave each value")
     action.set_defaults(run=_config_show)
     return parser
 
@@ -374,22 +377,26 @@ def _sshd_changed(outcome: "Outcome") -> int:
 
 
 def _config_check(args: argparse.Namespace) -> int:
+    from eic_agent.reports import config_check
+
+    if args.caller is not None and args.user is None:
+        print("eic-agent: --caller wants --user, for whom the key is pushed", file=sys.stderr)
+        return 2
+    users = UserDatabase()
+    whose_eyes = config_check.become_agent(users)
+    found = config_check.check(lambda: _load(args), users, args.user, args.caller)
+    if whose_eyes is not None:
+        found.problems.append(whose_eyes)
+    print(config_check.text(found.problems), end="", file=sys.stderr)
+    print(config_check.text(found.results), end="")
+    return 0 if found.ok else 1
+
+
+def _config_show(args: argparse.Namespace) -> int:
     try:
         loaded = _load(args)
     except ConfigError as error:
         print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
         return 1
-    for warning in loaded.warnings:
-        print(escape(warning), file=sys.stderr)
-    files = ", ".join(map(str, loaded.files)) or "no file, the defaults hold"
-    print(f"valid: {escape(files)}")
-    return 0
-
-
-def _config_show(args: argparse.Namespace) -> int:
-    try:
-        print(config.show(_load(args).config), end="")
-    except ConfigError as error:
-        print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
-        return 1
+    print(config.show(loaded.config, loaded.origins if args.origin else None), end="")
     return 0

@@ -53,7 +53,7 @@ WITHIN = {
         {"judge"},
         {"authorizer"},
     ),
-    "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
+    "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
         {"notify", "listener", "connection"},
         {"limits", "peers"},
@@ -72,7 +72,7 @@ WITHIN = {
         {"reload", "status"},
         {"wiring"},
     ),
-    "reports": ({"explain", "status"},),
+    "reports": ({"explain", "status", "config_check"},),
 }
 # What does not follow from the order alone.
 ALONE = {"client", "client_chain", "client_fallback"}
