@@ -24,6 +24,7 @@ from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.identity import configured_partition
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import user_id
 from eic_agent.metadata.client import MetadataClient
@@ -168,13 +169,14 @@ def _build_authorizer(
     workers: ThreadPoolExecutor,
     counters: Counters,
     ends: Deadline = NEVER,
+    memory: Memory | None = None,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
     partitions = tuple(map(configured_partition, settings.identity.regions))
     sysfs_root = settings.identity.sysfs_root
     rules = Rules(settings.policy, settings.trust, sysfs_root, deadline_s, partitions)
-    return Authorizer(metadata, rules, journal, time.time, workers, counters, ends)
+    return Authorizer(metadata, rules, journal, time.time, workers, counters, ends, memory)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -230,7 +232,7 @@ def _serve(args: argparse.Namespace) -> int:
     except NoSocket as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
-    started, counters = time.monotonic(), Counters()
+    started, counters, memory = time.monotonic(), Counters(), Memory()
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
@@ -244,7 +246,7 @@ def _serve(args: argparse.Namespace) -> int:
             ]
             if problems:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
-            authorizer = _build_authorizer(settings, journal, workers, counters)
+            authorizer = _build_authorizer(settings, journal, workers, counters, memory=memory)
             agent = Agent(authorizer, journal, time.time, started)
             uids = frozenset(uid for uid in clients.values() if uid is not None)
             return Handlers(

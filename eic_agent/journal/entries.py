@@ -91,10 +91,11 @@ class Decision:
         return f"refused {key} for {self.user}{caller}{reason}{detail}"
 
     def entry(self) -> Fields:
-        """Give the one entry for it: granted at info, refused at notice."""
+        """Give the one entry for it: granted at info, refused at notice, an attack as a warning."""
+        refused = WARNING if self.reason is Reason.REPLAYED_BLOCK else NOTICE
         return entry(
             str(self),
-            INFO if self.granted else NOTICE,
+            INFO if self.granted else refused,
             MESSAGE_ID_GRANTED if self.granted else MESSAGE_ID_REFUSED,
             decision="granted" if self.granted else "refused",
             reason=self.reason.value if self.reason else None,

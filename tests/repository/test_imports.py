@@ -31,8 +31,8 @@ WITHIN = {
     "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
         {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
-        {"anchors", "ocsp"},
-        {"trust"},
+        {"anchors", "ocsp", "memory"},
+        {"trust", "clock"},
         {"policy"},
         {"signers", "outcomes"},
         {"judge"},
