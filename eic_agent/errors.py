@@ -41,6 +41,10 @@ class MetadataUnreachable(MetadataUnavailable):
     """The service did not answer, or not in time, or answered that it is out of order (5xx)."""
 
 
+class UsersUnavailable(EicAgentError):
+    """The database of users and groups did not give what was asked for, or not in time."""
+
+
 class UntrustedMaterial(EicAgentError):
     """The metadata service gave something that must not be believed.
 

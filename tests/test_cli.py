@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,6 +117,17 @@ def test_a_lookup_that_has_no_time_left_decides_nothing(machine: Machine, left: 
     done = machine.run("authorized-keys", "alice", "--deadline-s", left)
     assert (done.returncode, done.stdout) == (1, "")
     assert "metadata-unavailable" in done.stderr
+
+
+def test_the_deadline_is_a_moment_where_one_is_told(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EIC_DEADLINE_MONOTONIC", f"{time.monotonic():.3f}")
+    done = machine.run("authorized-keys", "alice", "--deadline-s", "3.0")
+    assert (done.returncode, done.stdout) == (1, "")
+    monkeypatch.setenv("EIC_DEADLINE_MONOTONIC", f"{time.monotonic() + 60:.3f}")
+    done = machine.run("authorized-keys", "alice", "--deadline-s", "0")
+    assert (done.returncode, done.stdout) == (0, ALICES_KEY.line + "\n")
 
 
 def test_a_process_id_that_is_none_costs_no_key(

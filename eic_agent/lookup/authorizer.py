@@ -10,7 +10,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
+from eic_agent.errors import (
+    ConfigError,
+    MetadataUnavailable,
+    Reason,
+    UntrustedMaterial,
+    UsersUnavailable,
+)
 from eic_agent.journal.writer import Journal
 from eic_agent.lookup.clock import Clock
 from eic_agent.lookup.flights import Daemons, Flights, Workers
@@ -23,7 +29,7 @@ from eic_agent.lookup.question import Answer, Question
 from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace, untraced
 from eic_agent.lookup.trust import TrustRules
-from eic_agent.lookup.users import group_names
+from eic_agent.lookup.users import Account, UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import NEVER, Deadline
 
@@ -61,10 +67,11 @@ class Authorizer:
         clock: Callable[[], float],
         workers: Workers,
         counters: Counters,
+        users: UserDatabase,
         ends: Deadline = NEVER,
         memory: Memory | None = None,
     ) -> None:
-        """`counters` and `memory` may be from before, under another configuration.
+        """`counters`, `users` and `memory` may be from before, under another configuration.
 
         No request lasts beyond `ends`, whoever else may wait for it: a process that answers one
         lookup must not outlive its deadline.
@@ -78,8 +85,10 @@ class Authorizer:
         self._journal = journal
         self._lock = threading.Lock()
         self._instance_id: str | None = None
-        # The user database may take longer than there is time; nobody need wait for it then.
-        self._groups = Flights(Daemons(), group_names, "the groups of {}")
+        # In threads of their own: a user database that hangs leaves metadata its workers.
+        self._accounts: Flights[str, Account | None] = Flights(
+            Daemons(), lambda user: users.account(user, bound()), "{} from the user database"
+        )
         self._claimed_id: Flights[None, str] = Flights(
             workers, lambda _: metadata.instance_id(bound()), "the instance id"
         )
@@ -101,7 +110,7 @@ class Authorizer:
         self._believed.now()  # whatever is asked: how late it is must be known when it is needed
         try:
             outcomes = self._decide(question, deadline, trace)
-        except MetadataUnavailable as error:
+        except (MetadataUnavailable, UsersUnavailable) as error:
             answer = Answer(undecided=Reason.METADATA_UNAVAILABLE, detail=str(error))
         except ConfigError as error:
             answer = Answer(undecided=Reason.INVALID_CONFIG, detail=str(error))
@@ -125,18 +134,18 @@ class Authorizer:
             self._journal.problem(answer.undecided, answer.detail, user=question.user)
 
     def _decide(self, question: Question, deadline: Deadline, trace: Trace) -> list[Outcome]:
-        refusal = check_user(
+        subject = check_user(
             question.user,
-            self._rules.policy.users,
-            lambda user: self._groups.get(user, deadline.remaining()),
+            self._rules.policy,
+            lambda user: self._accounts.get(user, deadline.remaining()),
         )
-        if refusal is not None and refusal.reason is Reason.UNADDRESSABLE_USER:
-            trace(1, refusal.reason.value, user=question.user, problem=refusal.detail)
+        if isinstance(subject, Refusal) and subject.reason is Reason.UNADDRESSABLE_USER:
+            trace(1, subject.reason.value, user=question.user, problem=subject.detail)
             return []  # no key can have been pushed, so none is decided about
         trace(1, "ok", user=question.user)
-        if refusal is not None:
-            trace(2, refusal.reason.value, problem=refusal.detail)
-            return [Outcome(replace(refusal, fingerprint=question.fingerprint))]
+        if isinstance(subject, Refusal):
+            trace(2, subject.reason.value, problem=subject.detail)
+            return [Outcome(replace(subject, fingerprint=question.fingerprint))]
         trace(2, "ok", rules=self._rules.policy.users)
         try:
             instance_id = self._check_identity(deadline, trace)
@@ -148,7 +157,7 @@ class Authorizer:
             trace(4, "nobody pushed a key for this user")
             return []
         trace(4, "ok", bytes=len(document))
-        outcomes = self._judge.outcomes(document, question, instance_id, deadline, trace)
+        outcomes = self._judge.outcomes(document, question, subject, instance_id, deadline, trace)
         if any(outcome.reason is Reason.OTHER_INSTANCE for outcome in outcomes):
             self._forget_identity()
         return outcomes

@@ -7,7 +7,7 @@ from eic_agent.lookup.clock import Clock
 from eic_agent.lookup.keyblock import KeyBlock, MalformedBlock, parse_blocks
 from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.outcomes import Outcome, Outcomes
-from eic_agent.lookup.policy import Claim, Policy, Refusal, check_block, decide
+from eic_agent.lookup.policy import Claim, Policy, Refusal, Subject, check_block, decide
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace
@@ -33,11 +33,12 @@ class Judge:
         self,
         document: bytes,
         question: Question,
+        subject: Subject,
         instance_id: str,
         deadline: Deadline,
         trace: Trace,
     ) -> list[Outcome]:
-        """Give what became of each block.
+        """Give what became of each block; `subject` is the user who is asked about.
 
         The signer is asked for only where a block has passed every cheaper check: a key that is
         not the one sshd asks about costs no chain and no staple. Of what is not proved nothing is
@@ -69,9 +70,9 @@ class Judge:
             if checked.reason is Reason.EXPIRED and len(expired) < _MOST_EXPIRED:
                 expired.append(block)
         for block in expired:
-            self._remember(block, question.user, now)
+            self._remember(block, subject.name, now)
         for claim in proved.values():
-            outcomes.add(self._conclude(claim, question.user, prover, trace))
+            outcomes.add(self._conclude(claim, subject, prover, trace))
         return outcomes.all()
 
     def _prove(self, claim: Claim, prover: "_Prover", proved: dict[bytes, Claim]) -> Refusal | None:
@@ -95,20 +96,20 @@ class Judge:
         lifetime_s = self._policy.keys.max_lifetime_s
         return self._memory.meet(block, user, now, lifetime_s, self._clock.skew_s)
 
-    def _conclude(self, claim: Claim, user: str, prover: "_Prover", trace: Trace) -> Outcome:
+    def _conclude(self, claim: Claim, subject: Subject, prover: "_Prover", trace: Trace) -> Outcome:
         """Decide about a claim that is proved; its signer may have turned out revoked since."""
         block, now = claim.block, self._clock.now()
         if prover.problem is not None:
             error = prover.problem
             return Outcome(Refusal(error.reason, error.detail, claim.fingerprint), block)
-        replay = self._meet(block, user, now)
+        replay = self._meet(block, subject.name, now)
         if replay is not None:
             refusal = Refusal(Reason.REPLAYED_BLOCK, replay, claim.fingerprint)
             refusal = self._with_clock(refusal)
             trace(7, refusal.reason.value, key=claim.fingerprint, problem=refusal.detail)
             return Outcome(refusal, block, verified=True)
         trace(7, "ok", key=claim.fingerprint)
-        result = decide(claim, user, self._policy, now)
+        result = decide(claim, subject, self._policy, now)
         if isinstance(result, Refusal):
             result = self._with_clock(result)
             trace(8, result.reason.value, caller=block.caller, problem=result.detail)

@@ -24,12 +24,15 @@ _HINTS = {
     "(IMDSv2, with any hop limit) and whether a firewall on this host blocks it",
     Reason.INVALID_CONFIG: "run `eic-agent config check`",
 }
+# Rules on groups and ids ask it before metadata is asked for anything.
+_USERS_HINT = "see with `id USER` whether a service in /etc/nsswitch.conf hangs"
 
 
 def explained(reason: Reason, detail: str) -> str:
     """Say in one line for a terminal why nothing was decided, and what to do about it."""
     shown = "; ".join(escape(line) for line in detail.splitlines())
-    return f"{reason.value}: {shown}; {_HINTS[reason]}"
+    hint = _USERS_HINT if "the user database" in detail else _HINTS[reason]
+    return f"{reason.value}: {shown}; {hint}"
 
 
 @dataclass(frozen=True, slots=True)

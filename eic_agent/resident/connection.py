@@ -47,11 +47,13 @@ class Reply:
 class Connection:
     """An accepted peer and what is known of its request."""
 
-    __slots__ = ("arrived", "ends", "received", "socket")
+    __slots__ = ("arrived", "ends", "latest", "received", "socket")
 
-    def __init__(self, accepted: socket.socket, arrived: float) -> None:
+    def __init__(self, accepted: socket.socket, arrived: float, latest: float = math.inf) -> None:
+        """`latest` is the moment by which a lookup that met our start must be over."""
         self.socket = accepted
         self.arrived = arrived
+        self.latest = latest
         self.received = b""
         self.ends = math.inf  # known once the request is
 
@@ -101,7 +103,9 @@ class Connection:
         return True
 
 
-def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:
+def parse_request(
+    data: bytes, arrived: float, deadline_s: float, latest: float = math.inf
+) -> Request:
     """Give the lookup that the bytes after the length ask for; raises ValueError."""
     fields = data.split(b"\0")
     if len(fields) != 5 or fields[0] != client.PROTOCOL:
@@ -114,5 +118,5 @@ def parse_request(data: bytes, arrived: float, deadline_s: float) -> Request:
         os.fsdecode(fingerprint) or None,
         int(sshd_pid) or None,
         arrived,
-        arrived + min(int(left_ms) / 1000, deadline_s),
+        min(arrived + min(int(left_ms) / 1000, deadline_s), latest),
     )

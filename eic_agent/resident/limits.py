@@ -47,3 +47,4 @@ class Handlers:
     clients: frozenset[int]  # user ids answered besides root's and the agent's own
     deadline_s: float  # most that a lookup may take
     idle_exit_s: float  # 0: never
+    start_s: float = 30.0  # most that a lookup may take which met the agent's start

@@ -20,7 +20,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal.writer import Journal
@@ -55,14 +55,20 @@ class Service:
         journal: Journal,
         notifier: Notifier,
         limits: Limits = DEFAULT_LIMITS,
+        hand_over: Callable[[], Iterable[tuple[int, float]]] = tuple,
     ) -> None:
-        """`load` reads the configuration again; it raises ConfigError where that is invalid."""
+        """`load` reads the configuration again; it raises ConfigError where that is invalid.
+
+        `hand_over` gives what was accepted on the listener before, as descriptors and when that
+        was on the monotonic clock, and ends the accepting.
+        """
         self._listener = listener
         self._load = load
         self._handlers = handlers
         self._journal = journal
         self._notifier = notifier
         self._limits = limits
+        self._hand_over_accepted = hand_over
         self._counters = Counters()
         self._selector = selectors.DefaultSelector()
         self._held: set[Connection] = set()
@@ -84,6 +90,7 @@ class Service:
             signal.signal(number, _ignore)  # what counts is the byte that it puts into the pipe
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
+            self._take_over()
             self._notifier.ready()
             while not self._is_over():
                 self._turn()
@@ -146,6 +153,13 @@ class Service:
             accepted.setblocking(False)
             self._admit(Connection(accepted, time.monotonic()))
 
+    def _take_over(self) -> None:
+        """Go on with who came while we were starting; their time counts from now."""
+        for descriptor, accepted_at in self._hand_over_accepted():
+            latest = accepted_at + self._handlers.start_s
+            peer = socket.socket(fileno=descriptor)
+            self._admit(Connection(peer, time.monotonic(), latest))
+
     def _admit(self, connection: Connection) -> None:
         self._counters.accepted += 1
         pid, uid = connection.peer()
@@ -184,7 +198,8 @@ class Service:
             if data == STATUS_PROTOCOL:
                 asked = self._count()
             else:
-                asked = parse_request(data, connection.arrived, self._handlers.deadline_s)
+                deadline_s = self._handlers.deadline_s
+                asked = parse_request(data, connection.arrived, deadline_s, connection.latest)
                 connection.ends = asked.ends
         except EOFError:
             self._counters.unfinished += 1

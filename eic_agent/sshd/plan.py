@@ -179,21 +179,27 @@ def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
     if kept != argv:
         remarks.append(f"replaces AWS's {' '.join(argv[len(kept) :])} ({set_at})")
     if kept:
+        if before.user is None:
+            raise Refused(
+                f"AuthorizedKeysCommandUser is none, so that sshd does not run {before.command} "
+                f"({set_at})",
+                "Give it the user that it shall run as, or delete both settings",
+            )
         program = Path(kept[0])
-        why_unsafe = unsafe(program)
-        if why_unsafe is not None and program.exists():
+        why_unsafe = unsafe(program, may_be_missing=True)
+        if why_unsafe is not None:
             warnings.append(
                 f"{before.command} ({set_at}) is not chained: sshd refuses to run it, since "
                 f"{why_unsafe}. Correct that and run `eic-agent sshd enable` again to chain it"
             )
         else:
             chained = kept if len(kept) > 1 else (*kept, "%u")  # sshd's default
-            user = before.user or user
+            user = before.user
             # sshd expands tokens in arguments, but took the program's name as it stood.
             words = (chained[0].replace("%", "%%"), *chained[1:])
             command += " --chain " + " ".join(map(quote, words))
             remarks.append(f"chains {' '.join(chained)} ({set_at}); both run as {user}")
-            if why_unsafe is not None:
+            if not program.exists():
                 warnings.append(f"{program}, which is chained, does not exist")
     if "%" in user:
         warnings.append(

@@ -15,6 +15,7 @@ from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.policy import KeyRules, Policy
 from eic_agent.lookup.question import Answer, Question
 from eic_agent.lookup.trust import TrustRules
+from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
 from eic_sandbox.simulator import MetadataSimulator, SSHKey, new_key
@@ -33,6 +34,7 @@ class Rig:
     rules: Rules
     now: float = NOW
     boot: float = 1000.0
+    users: UserDatabase = field(default_factory=UserDatabase)
     _agents: list[MetadataClient] = field(default_factory=list)
 
     def change(self, **keys: Any) -> None:
@@ -56,6 +58,7 @@ class Rig:
             lambda: self.now,
             self.workers,
             Counters(),
+            self.users,
             memory=Memory(lambda: self.boot) if memory is None else memory,
         )
 

@@ -23,15 +23,30 @@ ROOMS = (
     {"sshd"},
     {"reports"},
     {"cli"},
+    {"entry"},
     {"__main__"},
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
+    "metadata": (
+        {"deadline", "endpoints"},
+        {"wire", "tokens", "outage"},
+        {"exchange"},
+        {"client"},
+    ),
     "journal": ({"entries"}, {"outputs"}, {"writer"}),
-    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
     "lookup": (
-        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
-        {"anchors", "ocsp", "memory"},
+        {
+            "identity",
+            "keyblock",
+            "certificates",
+            "question",
+            "trace",
+            "flights",
+            "accounts",
+            "callers",
+        },
+        {"anchors", "ocsp", "users", "memory"},
         {"trust", "clock"},
         {"policy"},
         {"signers", "outcomes"},
@@ -47,8 +62,10 @@ WITHIN = {
         {"agent"},
     ),
     "sshd": (
-        {"changes", "files"},
+        {"changes", "lock"},
+        {"files"},
         {"launch"},
+        {"listeners"},
         {"survey"},
         {"asking"},
         {"plan"},
@@ -58,16 +75,17 @@ WITHIN = {
     "reports": ({"explain", "status"},),
 }
 # What does not follow from the order alone.
-ALONE = {"client", "client_fallback"}
+ALONE = {"client", "client_chain", "client_fallback"}
 ONLY_USED_BY = {
     "configuration": {"configuration", "cli", "reports"},
-    "cli": {"__main__"},
+    "cli": {"entry"},
+    "entry": {"__main__"},
 }
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/users"},
-    "grp": {"lookup/users"},
+    "pwd": {"lookup/accounts"},
+    "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
     "tomllib": {"configuration/config"},
 }

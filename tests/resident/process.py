@@ -26,7 +26,7 @@ def wait_until(condition: Callable[[], object], what: str) -> None:
 
 
 # Passes a socket as systemd does: as descriptor 3, with the process id that it will have.
-_LIKE_SYSTEMD = """
+LIKE_SYSTEMD = """
 import os, sys
 if sys.argv[1]:
     os.dup2(int(sys.argv[1]), 3)
@@ -56,7 +56,7 @@ class Agent:
         passed = str(listening.fileno()) if listening else ""
         with self._errors.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-I", "-S", "-c", _LIKE_SYSTEMD, passed, *argv],
+                [sys.executable, "-I", "-S", "-c", LIKE_SYSTEMD, passed, *argv],
                 cwd=ROOT,
                 env={"PYTHONPATH": str(ROOT), **(environment or {})},
                 pass_fds=[listening.fileno()] if listening else [],
