@@ -27,6 +27,7 @@ class Reason(str, enum.Enum):
     METADATA_UNAVAILABLE = "metadata-unavailable"
     OVERLOADED = "overloaded"
     INVALID_CONFIG = "invalid-config"
+    NOT_RECORDED = "not-recorded"
 
 
 class EicAgentError(Exception):
