@@ -15,7 +15,7 @@ from eic_agent.journal.writer import LEVELS
 from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.keyblock import KEY_TYPES
 from eic_agent.lookup.policy import CallerRule
-from eic_agent.metadata.endpoints import endpoint_urls
+from eic_agent.metadata.endpoints import endpoint_addresses
 
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@$\\-]*")
 
@@ -70,7 +70,7 @@ def _rsa_bits(value: object) -> object:
 def _endpoint(value: object) -> object:
     if isinstance(value, str):
         with contextlib.suppress(ConfigError):
-            endpoint_urls(value)
+            endpoint_addresses(value)
             return value
     return _not_accepted(
         value,
@@ -193,7 +193,7 @@ TABLES: dict[str, dict[str, Reader]] = {
         "idle_exit_s": _number(0, 86400, "seconds, 0 for never"),
         "clients": _strings(_USER_NAME.fullmatch, "a user name"),
     },
-    "log": {"level": _one_of(*LEVELS)},
+    "log": {"level": _one_of(*LEVELS), "required": _boolean},
 }
 
 
