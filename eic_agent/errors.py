@@ -26,6 +26,7 @@ class Reason(str, enum.Enum):
     METADATA_UNAVAILABLE = "metadata-unavailable"
     OVERLOADED = "overloaded"
     INVALID_CONFIG = "invalid-config"
+    NOT_RECORDED = "not-recorded"
 
 
 class EicAgentError(Exception):
@@ -38,6 +39,10 @@ class MetadataUnavailable(EicAgentError):
 
 class MetadataUnreachable(MetadataUnavailable):
     """The service did not answer, or not in time, or answered that it is out of order (5xx)."""
+
+
+class UsersUnavailable(EicAgentError):
+    """The database of users and groups did not give what was asked for, or not in time."""
 
 
 class UntrustedMaterial(EicAgentError):

@@ -32,6 +32,7 @@ _NOT_NEEDED = (
 # Source, destination, mode. What is in the skeleton has its destination as its path there.
 _FILES = (
     ("eic_agent/client.py", "usr/libexec/eic-agent/eic-authorized-keys", 0o755),
+    ("eic_agent/client_chain.py", "usr/libexec/eic-agent/client_chain.py", 0o644),
     ("eic_agent/client_fallback.py", "usr/libexec/eic-agent/client_fallback.py", 0o644),
     ("systemd/eic-agent.preset", "usr/lib/systemd/system-preset/90-eic-agent.preset", 0o644),
     ("systemd/eic-agent.service", "usr/lib/systemd/system/eic-agent.service", 0o644),
@@ -72,14 +73,20 @@ def _module(path: PurePath, content: bytes) -> bytes:
     return b"#" + content if path.suffix == ".py" and content.startswith(b"#!") else content
 
 
+def strip_program(architecture: str) -> str:
+    """Name the program that strips this architecture's machine code; raises PackagingError."""
+    strip = f"{architecture}-linux-gnu-strip"
+    if shutil.which(strip) is not None:
+        return strip
+    if platform.machine() == architecture and shutil.which("strip") is not None:
+        return "strip"
+    package = f"binutils-{architecture.replace('_', '-')}-linux-gnu"
+    raise PackagingError(f"needs {strip}; install it with: apt-get install {package}")
+
+
 def _strip(bundle: Path, architecture: str) -> None:
     """Drop the symbols that only debuggers read; what is loaded stays as it is."""
-    strip = f"{architecture}-linux-gnu-strip"
-    if shutil.which(strip) is None:
-        if platform.machine() != architecture or shutil.which("strip") is None:
-            package = f"binutils-{architecture.replace('_', '-')}-linux-gnu"
-            raise PackagingError(f"needs {strip}; install it with: apt-get install {package}")
-        strip = "strip"
+    strip = strip_program(architecture)
     options = ["--strip-unneeded", "--remove-section=.comment"]
     subprocess.run([strip, *options, *sorted(bundle.rglob("*.so"))], check=True)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from eic_agent.errors import MetadataUnavailable, Reason, UntrustedMaterial
 from eic_agent.lookup.keyblock import MalformedBlock, parse_blocks
 from eic_agent.lookup.outcomes import Outcome, Outcomes
-from eic_agent.lookup.policy import Claim, Policy, Refusal, check_block, decide
+from eic_agent.lookup.policy import Claim, Policy, Refusal, Subject, check_block, decide
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace
@@ -34,11 +34,12 @@ class Judge:
         self,
         document: bytes,
         question: Question,
+        subject: Subject,
         instance_id: str,
         deadline: Deadline,
         trace: Trace,
     ) -> list[Outcome]:
-        """Give what became of each block.
+        """Give what became of each block; `subject` is the user who is asked about.
 
         The signer is asked for only where a block has passed every cheaper check: a key that is
         not the one sshd asks about costs no chain and no staple. Raises MetadataUnavailable where
@@ -63,12 +64,17 @@ class Judge:
             if checked.reason is not Reason.OTHER_KEY:
                 outcomes.add(Outcome(self._with_clock(checked), block))
         if claims:
-            for outcome in self._prove(claims, question.user, instance_id, deadline, trace):
+            for outcome in self._prove(claims, subject, instance_id, deadline, trace):
                 outcomes.add(outcome)
         return outcomes.all()
 
     def _prove(
-        self, claims: list[Claim], user: str, instance_id: str, deadline: Deadline, trace: Trace
+        self,
+        claims: list[Claim],
+        subject: Subject,
+        instance_id: str,
+        deadline: Deadline,
+        trace: Trace,
     ) -> list[Outcome]:
         """Verify the signatures of claims, and apply the caller policy to what they cover."""
         try:
@@ -88,7 +94,7 @@ class Judge:
                 for claim in claims
             ]
         return [
-            self._conclude(claim, user, trace, genuine=is_genuine)
+            self._conclude(claim, subject, trace, genuine=is_genuine)
             for claim, is_genuine in zip(claims, genuine, strict=True)
         ]
 
@@ -101,14 +107,14 @@ class Judge:
             trace(5, "no other signer", problem=str(error))
             return None
 
-    def _conclude(self, claim: Claim, user: str, trace: Trace, *, genuine: bool) -> Outcome:
+    def _conclude(self, claim: Claim, subject: Subject, trace: Trace, *, genuine: bool) -> Outcome:
         if not genuine:
             problem = "the signature is not the signer's over these bytes"
             trace(7, Reason.BAD_SIGNATURE.value, key=claim.fingerprint, problem=problem)
             refusal = Refusal(Reason.BAD_SIGNATURE, problem, claim.fingerprint)
             return Outcome(refusal, claim.block)
         trace(7, "ok", key=claim.fingerprint)
-        result = decide(claim, user, self._policy, self._clock())
+        result = decide(claim, subject, self._policy, self._clock())
         block = claim.block
         if isinstance(result, Refusal):
             trace(8, result.reason.value, caller=block.caller, problem=result.detail)

@@ -1,6 +1,7 @@
 """What sshd makes of a configuration: sshd itself is asked, and decides."""
 
 import contextlib
+import os
 import re
 import tempfile
 from collections.abc import Iterator
@@ -9,7 +10,8 @@ from pathlib import Path
 
 from eic_agent.errors import EicAgentError
 from eic_agent.sshd.files import Tree
-from eic_agent.sshd.launch import ProgramFailed, listeners, run
+from eic_agent.sshd.launch import ProgramFailed, run
+from eic_agent.sshd.listeners import listeners
 from eic_agent.sshd.survey import COMMAND, UNITS, USER, Survey
 
 _MISSING_FOLDER = re.compile(r"Missing privilege separation directory: (/\S+)")
@@ -86,13 +88,18 @@ class Sshd:
     def _runs(self) -> bool:
         states = self._paths.systemd.states(*UNITS)
         running = any(state.active in ("active", "activating", "reloading") for state in states)
-        return running or bool(listeners(self._paths.proc))
+        return running or bool(listeners(self._paths.proc, self._paths.sshd))
 
 
 @contextlib.contextmanager
 def asking(found: Survey) -> Iterator[Sshd]:
-    """Give an sshd to ask, with a host key of its own: baked images have none."""
-    with tempfile.TemporaryDirectory(prefix="eic-agent-") as scratch:
+    """Give an sshd to ask, with a host key of its own: baked images have none.
+
+    Its files lie where other users can neither fill the file system nor, as in /tmp, look.
+    """
+    run_directory = found.system.paths.run
+    where = run_directory if os.access(run_directory, os.W_OK) else None
+    with tempfile.TemporaryDirectory(prefix="eic-agent-", dir=where) as scratch:
         sshd = Sshd(found, Path(scratch))
         try:
             yield sshd

@@ -1,11 +1,9 @@
 """Files changed together: each one atomically, and all of them put back if something fails."""
 
-import contextlib
-import fcntl
+import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,22 +68,18 @@ class Changes:
 
 
 def content_of(path: Path) -> bytes | None:
-    """Return what the file holds, None where it does not exist."""
+    """Return what the file holds, None where it does not exist; raises OSError.
+
+    A named pipe is no file to wait for: what is read is what is there.
+    """
     try:
-        return path.read_bytes()
+        handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
-
-
-@contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep others who call this out meanwhile; nothing is left behind."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
+    with os.fdopen(handle, "rb") as file:
+        if stat.S_ISFIFO(os.fstat(handle).st_mode):
+            raise OSError(errno.EINVAL, "is a named pipe and no file", str(path))
+        return file.read()
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -6,6 +6,7 @@ one file were different.
 Follows OpenSSH's servconf.c (lines, Include, Match) and misc.c (strdelim, argv_split).
 """
 
+import errno
 import fnmatch
 import glob
 import os
@@ -13,6 +14,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from eic_agent.sshd.changes import content_of
 
 _WHITESPACE = " \t\r\n"
 _PLAIN_WORD = re.compile(r"""[^\s#"'\\][^\s"'\\]*""")
@@ -149,7 +152,10 @@ class Tree:
         for changed, content in self.changes.items():
             if place(changed) == place(path):
                 return content
-        return path.read_bytes()
+        content = content_of(path)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path))
+        return content
 
     def _lines(self, path: Path, match: str | None, depth: int) -> Iterator[Line]:
         for number, text in enumerate(decode(self.read(path) or b"").split("\n"), 1):

@@ -1,4 +1,4 @@
-"""How sshd is started: the options in systemd's units and of running listeners beat every file."""
+"""How sshd is started: the options in systemd's units beat every file."""
 
 import contextlib
 import glob
@@ -16,8 +16,6 @@ from eic_agent.sshd.files import decode, parse_line
 # Amazon's and Debian's per-connection units included: ssh.socket may start those.
 _UNITS = ("ssh.service", "sshd.service", "ssh@.service", "sshd@.service")
 _WITH_VALUE = "CEbcfghkopu"  # sshd's options that take a value
-_FLAG = re.compile(r"-(?:[46DGQRTVdeiqrt]+|[CEbcfghkopu].*)")
-_LISTENER = re.compile(r"sshd: (.*) \[listener\] \d+ of \d+-\d+ startups")
 _PROPERTIES = "Id,LoadState,ActiveState,MainPID,KillMode,TriggeredBy"
 _TIMEOUT_S = 60.0
 
@@ -158,7 +156,7 @@ def launch_of_unit(unit: str, text: str) -> Launch | None:
     while argv and Path(argv[0]).name == "sshd":  # twice where argv[0] is given with an @
         del argv[0]
     also = "".join(f", {pattern.removeprefix('-')}" for pattern in files)
-    return _launch(f"{unit} ({source}{also})", argv, None)
+    return launch_of(f"{unit} ({source}{also})", argv, None)
 
 
 def _unit_settings(text: str) -> Iterator[tuple[str, str, str]]:
@@ -231,7 +229,7 @@ def _expand(found: Sequence[str], environment: dict[str, str]) -> list[str]:
     return argv
 
 
-def _launch(source: str, argv: Sequence[str], pid: int | None) -> Launch:
+def launch_of(source: str, argv: Sequence[str], pid: int | None) -> Launch:
     """Read sshd's command line by getopt's rules."""
     options: list[str] = []
     config: str | None = None
@@ -248,50 +246,3 @@ def _launch(source: str, argv: Sequence[str], pid: int | None) -> Launch:
                     config = value
                 break
     return Launch(source, tuple(options), config, pid)
-
-
-def listeners(proc: Path = Path("/proc")) -> tuple[Launch, ...]:
-    """Return the running sshd listeners that see the same files as we do.
-
-    sshd overwrites its command line with one title, words joined by spaces, so a value of -o is
-    told from the next option by its looks only. Titles are believed of root's processes and our own
-    user's.
-    """
-    found = []
-    for folder in sorted(proc.glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            title = decode((folder / "cmdline").read_bytes()).rstrip("\0 ")
-            match = _LISTENER.fullmatch(title)
-            if match is None or folder.stat().st_uid not in (0, os.geteuid()):
-                continue
-        except OSError:
-            continue  # ended meanwhile
-        if _same_root(folder):
-            argv = _regroup(match[1].split(" ")[1:])
-            found.append(_launch(f"process {folder.name}", argv, int(folder.name)))
-    return tuple(found)
-
-
-def _same_root(process: Path) -> bool:
-    """Tell a process of this machine from one of a container, or of the host around our chroot."""
-    try:
-        return os.path.samestat((process / "root").stat(), Path("/").stat())
-    except PermissionError:
-        return True
-    except OSError:
-        return False
-
-
-def _regroup(found: Sequence[str]) -> list[str]:
-    """Put together again what stood in one argument behind -o."""
-    argv: list[str] = []
-    in_option = False
-    for word in found:
-        if _FLAG.fullmatch(word):
-            argv.append(word)
-            in_option = word.startswith("-o")
-        elif in_option and argv[-1] != "-o":
-            argv[-1] += f" {word}"
-        else:
-            argv.append(word)
-    return argv

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from eic_agent.errors import UsersUnavailable
 from eic_agent.lookup.users import exists
 from eic_agent.sshd.asking import Effective, NotAccepted, Sshd
 from eic_agent.sshd.changes import content_of
@@ -179,28 +180,34 @@ def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
     if kept != argv:
         remarks.append(f"replaces AWS's {' '.join(argv[len(kept) :])} ({set_at})")
     if kept:
+        if before.user is None:
+            raise Refused(
+                f"AuthorizedKeysCommandUser is none, so that sshd does not run {before.command} "
+                f"({set_at})",
+                "Give it the user that it shall run as, or delete both settings",
+            )
         program = Path(kept[0])
-        why_unsafe = unsafe(program)
-        if why_unsafe is not None and program.exists():
+        why_unsafe = unsafe(program, may_be_missing=True)
+        if why_unsafe is not None:
             warnings.append(
                 f"{before.command} ({set_at}) is not chained: sshd refuses to run it, since "
                 f"{why_unsafe}. Correct that and run `eic-agent sshd enable` again to chain it"
             )
         else:
             chained = kept if len(kept) > 1 else (*kept, "%u")  # sshd's default
-            user = before.user or user
+            user = before.user
             # sshd expands tokens in arguments, but took the program's name as it stood.
             words = (chained[0].replace("%", "%%"), *chained[1:])
             command += " --chain " + " ".join(map(quote, words))
             remarks.append(f"chains {' '.join(chained)} ({set_at}); both run as {user}")
-            if why_unsafe is not None:
+            if not program.exists():
                 warnings.append(f"{program}, which is chained, does not exist")
     if "%" in user:
         warnings.append(
             f"AuthorizedKeysCommandUser {user} runs the command as whoever logs in: the agent's "
             "socket does not answer them, so that each lookup takes a process of its own"
         )
-    elif not exists(user):
+    elif not _is_known(user):
         raise Refused(
             f"the user {user} does not exist, so that sshd would run no AuthorizedKeysCommand",
             "Run `systemd-sysusers`, which makes it where the package is installed"
@@ -208,6 +215,15 @@ def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
             else f"Make that user, or delete the AuthorizedKeysCommand ({set_at}) that wants it",
         )
     return Plan(command, user, chained, tuple(remarks), (*warnings, *concerns(found, before)))
+
+
+def _is_known(user: str) -> bool:
+    try:
+        return exists(user)
+    except UsersUnavailable as error:
+        raise Refused(
+            str(error), f"See with `id {user}` whether a service in /etc/nsswitch.conf hangs"
+        ) from None
 
 
 def _without_aws(argv: tuple[str, ...]) -> tuple[str, ...]:

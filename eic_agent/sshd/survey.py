@@ -9,7 +9,8 @@ from pathlib import Path
 from eic_agent.errors import EicAgentError
 from eic_agent.sshd.changes import content_of
 from eic_agent.sshd.files import Line, Tree, place, words
-from eic_agent.sshd.launch import Launch, Systemd, listeners
+from eic_agent.sshd.launch import Launch, Systemd
+from eic_agent.sshd.listeners import listeners
 
 COMMAND = "authorizedkeyscommand"
 USER = "authorizedkeyscommanduser"
@@ -42,6 +43,7 @@ class SshdPaths:
     snippet: Path = Path("/etc/eic-agent/config.d/50-sshd-wiring.toml")
     disabled: Path = Path("/etc/eic-agent/sshd-disabled")
     proc: Path = Path("/proc")
+    run: Path = Path("/run")  # where only root can write
     systemd: Systemd = field(default_factory=Systemd)
 
 
@@ -140,7 +142,7 @@ def survey(system: System) -> Survey:
     main = paths.main
     if units and units[0].config is not None:
         main = Path("/", units[0].config)
-    running = listeners(paths.proc)
+    running = listeners(paths.proc, paths.sshd)
     return Survey(
         system=system,
         units=units,
@@ -192,12 +194,20 @@ def overrides_all(tree: Tree) -> str | None:
     return None
 
 
-def unsafe(program: Path) -> str | None:
-    """Return why sshd would refuse to run a program (safe_path in OpenSSH's misc.c), or None."""
+def unsafe(program: Path, *, may_be_missing: bool = False) -> str | None:
+    """Return why sshd would refuse to run a program (safe_path in OpenSSH's misc.c), or None.
+
+    The client's own check of what it chains, `client_chain.checked`, is the same. A program that
+    may be missing is judged by the directories in which it would be.
+    """
     real = Path(os.path.realpath(program))
     for path in (real, *real.parents):
         try:
             found = path.stat()
+        except FileNotFoundError as error:
+            if not may_be_missing:
+                return f"{path}: {error.strerror}"
+            continue
         except OSError as error:
             return f"{path}: {error.strerror}"
         if path == real and not stat.S_ISREG(found.st_mode):

@@ -23,14 +23,16 @@ import contextlib
 from dataclasses import dataclass
 
 from eic_agent.sshd.asking import NotAccepted, Sshd, asking
-from eic_agent.sshd.changes import Changes, content_of, locked
+from eic_agent.sshd.changes import Changes, content_of
 from eic_agent.sshd.files import Tree
 from eic_agent.sshd.launch import ProgramFailed
+from eic_agent.sshd.lock import locked
 from eic_agent.sshd.plan import Prepared, made_folder, prepare, require_sshd
 from eic_agent.sshd.reload import reload_agent, reload_sshd
 from eic_agent.sshd.status import printable
 from eic_agent.sshd.survey import GENERATED, Refused, Survey, System, as_written, overrides, survey
 
+_LOCK = "eic-agent-sshd.lock"
 _FAILURES = (Refused, NotAccepted, ProgramFailed, OSError)
 
 
@@ -59,7 +61,7 @@ def enable(
         return Outcome(ok=True, changed=False, lines=(line,))
     try:
         require_sshd(system)
-        with locked(system.paths.main.parent):
+        with locked(system.paths.run / _LOCK):
             found = survey(system)
             with asking(found) as sshd:
                 outcome = _enable(found, sshd, prepare(found, sshd, edit_main_file=edit_main_file))
@@ -77,9 +79,7 @@ def disable(system: System, *, by_admin: bool = True) -> Outcome:
     Works as well where sshd is not installed any more, or does not accept its configuration anyway.
     """
     try:
-        with contextlib.ExitStack() as stack:
-            with contextlib.suppress(FileNotFoundError):
-                stack.enter_context(locked(system.paths.main.parent))
+        with locked(system.paths.run / _LOCK):
             found = survey(system)
             return _disable(found, found.tree_without_us(), by_admin=by_admin)
     except _FAILURES as error:

@@ -14,6 +14,7 @@ from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.policy import KeyRules, Policy
 from eic_agent.lookup.question import Answer, Question
 from eic_agent.lookup.trust import TrustRules
+from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
 from eic_sandbox.simulator import MetadataSimulator, SSHKey, new_key
@@ -31,6 +32,7 @@ class Rig:
     workers: ThreadPoolExecutor
     rules: Rules
     now: float = NOW
+    users: UserDatabase = field(default_factory=UserDatabase)
     _agents: list[MetadataClient] = field(default_factory=list)
 
     def change(self, **keys: Any) -> None:
@@ -43,7 +45,13 @@ class Rig:
         metadata = MetadataClient(imds.pop("endpoint", self.url), **{"timeout_s": 5.0, **imds})
         self._agents.append(metadata)
         return Authorizer(
-            metadata, self.rules, open_journal(), lambda: self.now, self.workers, Counters()
+            metadata,
+            self.rules,
+            open_journal(),
+            lambda: self.now,
+            self.workers,
+            Counters(),
+            self.users,
         )
 
     def ask(

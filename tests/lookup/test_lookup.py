@@ -8,7 +8,6 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
 
 from eic_agent.errors import Reason
-from eic_agent.lookup import authorizer
 from eic_agent.lookup.policy import CallerRule, Policy, UserRules
 from eic_agent.lookup.question import Question
 from eic_agent.metadata.deadline import Deadline
@@ -124,25 +123,6 @@ def test_a_refusal_of_a_user_names_the_key_that_was_offered(rig: Rig) -> None:
     decision = only(rig.ask(key=ALICES_KEY))
     assert decision.fingerprint == ALICES_KEY.fingerprint
     assert decision.caller is None
-
-
-def test_a_user_database_that_does_not_answer_holds_no_lookup_beyond_its_deadline(
-    rig: Rig, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answered = threading.Event()
-
-    def group_names(user: str) -> frozenset[str]:
-        answered.wait(60)
-        return frozenset({"staff"})
-
-    monkeypatch.setattr(authorizer, "group_names", group_names)
-    rig.rules = replace(rig.rules, policy=Policy(users=UserRules(deny_groups=("wheel",))))
-    agent = rig.agent()
-    answer = agent.lookup(Question("alice"), Deadline.after(0.2))
-    assert answer.undecided is Reason.METADATA_UNAVAILABLE
-    assert "the groups of alice" in answer.detail
-    answered.set()
-    assert rig.ask(agent=agent).lines
 
 
 def test_a_key_pushed_a_moment_ago_is_seen(rig: Rig) -> None:

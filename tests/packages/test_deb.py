@@ -24,6 +24,7 @@ INSTALLED = {
     "usr/lib/systemd/system/eic-agent.service",
     "usr/lib/systemd/system/eic-agent.socket",
     "usr/lib/sysusers.d/eic-agent.conf",
+    "usr/libexec/eic-agent/client_chain.py",
     "usr/libexec/eic-agent/client_fallback.py",
     "usr/libexec/eic-agent/eic-authorized-keys",
     "usr/share/bash-completion/completions/eic-agent",

@@ -33,6 +33,7 @@ INSTALLED = {
     "/usr/lib/systemd/system/eic-agent.socket": 0o644,
     "/usr/lib/sysusers.d/eic-agent.conf": 0o644,
     "/usr/libexec/eic-agent": 0o755,
+    "/usr/libexec/eic-agent/client_chain.py": 0o644,
     "/usr/libexec/eic-agent/client_fallback.py": 0o644,
     "/usr/libexec/eic-agent/eic-authorized-keys": 0o755,
     "/usr/share/bash-completion/completions/eic-agent": 0o644,

@@ -35,7 +35,7 @@ class Machine:
     system: System = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("etc/ssh/sshd_config.d", "etc/eic-agent/config.d", "proc", "units"):
+        for name in ("etc/ssh/sshd_config.d", "etc/eic-agent/config.d", "proc", "run", "units"):
             (self.root / name).mkdir(parents=True)
         paths = SshdPaths(
             main=self.etc / "sshd_config",
@@ -47,6 +47,7 @@ class Machine:
             snippet=self.root / "etc/eic-agent/config.d/50-sshd-wiring.toml",
             disabled=self.root / "etc/eic-agent/sshd-disabled",
             proc=self.root / "proc",
+            run=self.root / "run",
             systemd=Systemd(
                 self.root / "systemctl", self.root / "systemd-analyze", self.root / "booted"
             ),

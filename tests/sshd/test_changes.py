@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from eic_agent.sshd.changes import Changes, content_of, locked
+from eic_agent.sshd.changes import Changes, content_of
 from tests.support import lacking, root
 
 
@@ -127,21 +127,13 @@ def test_readers_see_the_old_or_the_new_file_and_nothing_between(tmp_path: Path)
     assert seen
 
 
-def test_a_lock_keeps_others_out_and_leaves_nothing(tmp_path: Path) -> None:
-    order: list[str] = []
-    inside = threading.Event()
-
-    def second() -> None:
-        inside.wait()
-        with locked(tmp_path):
-            order.append("second")
-
-    other = threading.Thread(target=second)
-    other.start()
-    with locked(tmp_path):
-        inside.set()
-        other.join(0.2)
-        order.append("first")
-    other.join()
-    assert order == ["first", "second"]
-    assert list(tmp_path.iterdir()) == []
+def test_a_named_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    pipe = tmp_path / "x"
+    os.mkfifo(pipe)
+    with pytest.raises(OSError, match="named pipe"):
+        content_of(pipe)
+    keeps_it_open = os.open(pipe, os.O_RDWR)
+    with pytest.raises(OSError, match="named pipe"):
+        content_of(pipe)
+    os.close(keeps_it_open)
+    assert content_of(Path("/dev/null")) == b""

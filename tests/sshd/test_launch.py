@@ -1,6 +1,5 @@
 """Command lines of sshd are found in units, environment files and titles of processes."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,8 @@ from eic_agent.sshd.launch import (
     Systemd,
     UnitState,
     launch_of_unit,
-    listeners,
     run,
 )
-from tests.support import root
 
 SSH_SERVICE = """\
 # /usr/lib/systemd/system/ssh.service
@@ -184,50 +181,3 @@ def test_a_failed_program_is_known_by_what_it_said() -> None:
         run(["/bin/sh", "-c", "echo sorry >&2; exit 3"])
     with pytest.raises(ProgramFailed, match="status 3"):
         run(["/bin/sh", "-c", "exit 3"])
-
-
-# --- listeners --------------------------------------------------------------
-
-
-def process(proc: Path, pid: int, title: str, seen: str = "/") -> Path:
-    folder = proc / str(pid)
-    folder.mkdir(parents=True)
-    (folder / "cmdline").write_bytes(title.encode() + b"\0\0")
-    (folder / "root").symlink_to(seen)
-    return folder
-
-
-def test_listeners_are_known_by_their_title(tmp_path: Path) -> None:
-    process(tmp_path, 30, "sshd: /usr/sbin/sshd -D -f /etc/x [listener] 0 of 10-100 startups")
-    process(tmp_path, 4, "sshd: /usr/sbin/sshd [listener] 3 of 10-100 startups")
-    process(tmp_path, 5, "sshd: root@pts/0")
-    process(tmp_path, 6, "/usr/sbin/sshd\0-i")
-    (tmp_path / "7").mkdir()
-    (tmp_path / "self").mkdir()
-    assert listeners(tmp_path) == (
-        Launch("process 4", (), None, 4),
-        Launch("process 30", (), "/etc/x", 30),
-    )
-
-
-def test_what_stood_behind_one_option_is_put_together_again(tmp_path: Path) -> None:
-    title = (
-        "sshd: /usr/sbin/sshd -D -o AuthorizedKeysCommand /usr/bin/x %u --y -oPort=1 -o Banner none"
-        " -4 [listener] 0 of 10-100 startups"
-    )
-    process(tmp_path, 4, title)
-    (found,) = listeners(tmp_path)
-    assert found.options == ("AuthorizedKeysCommand /usr/bin/x %u --y", "Port=1", "Banner none")
-
-
-def test_a_containers_listener_is_not_ours(tmp_path: Path) -> None:
-    process(tmp_path, 4, "sshd: /usr/sbin/sshd [listener] 0 of 10-100 startups", seen="/proc")
-    process(tmp_path, 5, "sshd: /usr/sbin/sshd [listener] 0 of 10-100 startups", seen="/gone")
-    assert listeners(tmp_path) == ()
-
-
-def test_another_users_process_is_not_believed(tmp_path: Path) -> None:
-    root()
-    folder = process(tmp_path, 4, "sshd: sshd [listener] 0 of 10-100 startups")
-    os.chown(folder, 65534, -1)
-    assert listeners(tmp_path) == ()

@@ -79,7 +79,9 @@ def test_an_sshd_that_starts_while_we_tidy_finds_its_directory(
 
     monkeypatch.setattr(asking, "run", run)
     (tmp_path / "main").touch()
-    paths = SshdPaths(main=tmp_path / "main", drop_in=tmp_path / "d/10", proc=tmp_path)
+    paths = SshdPaths(
+        main=tmp_path / "main", drop_in=tmp_path / "d/10", proc=tmp_path, run=tmp_path
+    )
     found = survey(System(paths))
     sshd = Sshd(found, tmp_path)
     assert sshd.effective(found.tree()).command is None

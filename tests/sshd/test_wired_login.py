@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,11 +17,12 @@ import pytest
 
 import eic_agent
 from eic_agent.sshd import status
-from eic_agent.sshd.launch import listeners
+from eic_agent.sshd.listeners import listeners
 from tests.sshd.conftest import Machine
 from tests.support import program, root
 
 PACKAGE = Path(eic_agent.__file__).parent
+PROC = Path("/proc")
 WAIT_S = 60.0
 MAIN = "Include {etc}/sshd_config.d/*.conf\nUsePAM no\nPidFile none\nAuthorizedKeysFile none\n"
 
@@ -190,7 +191,7 @@ def test_a_chained_command_gets_what_sshd_alone_gave_it_and_its_keys_count(
         "sshd_config.d/30-x.conf",
         f"AuthorizedKeysCommand {command}{arguments}\nAuthorizedKeysCommandUser nobody\n",
     )
-    for name in ("client.py", "client_fallback.py"):
+    for name in ("client.py", "client_chain.py", "client_fallback.py"):
         live.install(name, (PACKAGE / name).read_text())
     live.use_client(live.programs / "client.py")
     live.start()
@@ -205,27 +206,93 @@ def test_a_chained_command_gets_what_sshd_alone_gave_it_and_its_keys_count(
     assert len(alone) == 2
 
 
+def spoil_by_a_group(live: Live, command: Path) -> None:
+    """Somebody of the program's group writes another one into it."""
+    os.chown(command, 0, OTHER)
+    command.chmod(0o775)
+    become_other = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
+    line = "\n# changed\n"
+    subprocess.run([*become_other, "tee", "-a", command], input=line.encode(), check=True)
+    assert line in command.read_text()
+
+
+def spoil_the_directory(live: Live, command: Path) -> None:
+    """Somebody puts his own program in the place of root's."""
+    command.parent.chmod(0o777)
+    become_other = ["setpriv", f"--reuid={OTHER}", f"--regid={OTHER}", "--clear-groups"]
+    subprocess.run([*become_other, "cp", command, f"{command}.mine"], check=True)
+    subprocess.run([*become_other, "mv", "-f", f"{command}.mine", command], check=True)
+    command.parent.chmod(0o755)
+
+
+def spoil_the_link(live: Live, command: Path) -> None:
+    """A link leads to where somebody else keeps the program."""
+    theirs = live.programs / "written/command"
+    shutil.copy(command, theirs)
+    command.unlink()
+    command.symlink_to(theirs)
+
+
+def leave_the_directory_open(live: Live, command: Path) -> None:
+    os.chown(command.parent, 0, OTHER)
+    command.parent.chmod(0o775)
+
+
+OTHER = 1  # an unprivileged second user, daemon
+
+
+@pytest.mark.parametrize(
+    "spoil", [spoil_by_a_group, spoil_the_directory, spoil_the_link, leave_the_directory_open]
+)
+def test_what_sshd_would_not_run_any_more_runs_not_through_us_either(
+    live: Live, spoil: Callable[[Live, Path], None]
+) -> None:
+    """It was in order when it was chained; sshd sees only our client, whose owner never changed."""
+    command = live.granting("theirs/command")
+    settings = f"AuthorizedKeysCommand {command} %u\nAuthorizedKeysCommandUser nobody\n"
+    setting = live.machine.write("sshd_config.d/30-x.conf", settings)
+    for name in ("client.py", "client_chain.py", "client_fallback.py"):
+        live.install(name, (PACKAGE / name).read_text())
+    live.use_client(live.programs / "client.py")
+    live.machine.enable()
+    live.start()
+    assert live.logs_in()
+    assert live.runs()
+
+    spoil(live, command)
+    assert not live.logs_in()
+    assert live.runs() == []
+
+    live.machine.disable()
+    assert str(command) in setting.read_text()
+    live.stop()
+    live.start()
+    assert not live.logs_in(), "sshd alone would have run it"
+    assert "Unsafe AuthorizedKeysCommand" in live.log.read_text()
+
+
 def test_a_listener_tells_by_its_title_how_it_was_started(live: Live) -> None:
     live.start("-o", "AuthorizedKeysCommand /usr/bin/env %u", "-oAuthorizedKeysCommandUser=daemon")
     assert live.process is not None
-    (found,) = [one for one in listeners() if one.pid == live.process.pid]
+    sshd = live.machine.system.paths.sshd
+    (found,) = [one for one in listeners(PROC, sshd) if one.pid == live.process.pid]
     assert found.config == str(live.machine.system.paths.main)
     assert found.option("authorizedkeyscommand") == "/usr/bin/env %u"
     assert found.option("authorizedkeyscommanduser") == "daemon"
 
-    paths = dataclasses.replace(live.machine.system.paths, proc=Path("/proc"))
+    paths = dataclasses.replace(live.machine.system.paths, proc=PROC)
     live.machine.system = dataclasses.replace(live.machine.system, paths=paths)
     assert f"process {live.process.pid} starts sshd with -o" in live.machine.refused()
     assert status.find(live.machine.system).set_at == f"process {live.process.pid}"
     live.stop()
-    assert not any(one.config == found.config for one in listeners())
+    assert not any(one.config == found.config for one in listeners(PROC, sshd))
 
 
 def test_a_hangup_as_we_advise_makes_sshd_read_the_drop_in(live: Live) -> None:
     live.use_client(live.granting("client"))
     live.start()
     assert live.process is not None
-    paths = dataclasses.replace(live.machine.system.paths, proc=Path("/proc"))
+    paths = dataclasses.replace(live.machine.system.paths, proc=PROC)
     live.machine.system = dataclasses.replace(live.machine.system, paths=paths)
     assert f"`kill -HUP {live.process.pid}`" in live.machine.enable()
     os.kill(live.process.pid, signal.SIGHUP)

@@ -185,6 +185,34 @@ def test_a_missing_program_is_chained_with_a_warning(machine: Machine) -> None:
     assert machine.effective()[0] == f"{OURS} --chain /usr/nowhere/x %u"
 
 
+def test_a_missing_program_in_a_directory_of_somebody_else_is_not_chained(
+    machine: Machine,
+) -> None:
+    """He would put his own there, and log in as anybody."""
+    theirs = machine.root / "theirs"
+    theirs.mkdir()
+    if os.geteuid() == 0:
+        os.chown(theirs, 1234, 1234)
+    for path in (theirs / "keys", theirs / "later/keys"):
+        machine.write("sshd_config.d/30-x.conf", SSSD.replace("/usr/bin/env", str(path)))
+        assert f"since {theirs} is not owned by root" in machine.enable()
+        assert machine.effective() == (OURS, "nobody")
+    link = machine.root / "link"
+    link.symlink_to(theirs / "keys")
+    machine.write("sshd_config.d/30-x.conf", SSSD.replace("/usr/bin/env", str(link)))
+    assert f"since {theirs} is not owned by root" in machine.enable()
+
+
+def test_a_command_that_sshd_never_ran_is_not_brought_to_life(machine: Machine) -> None:
+    machine.write("sshd_config.d/30-x.conf", SSSD.replace("daemon", "none"))
+    told = machine.refused()
+    assert "AuthorizedKeysCommandUser is none, so that sshd does not run /usr/bin/env" in told
+    assert f"{machine.etc}/sshd_config.d/30-x.conf:1" in told
+    machine.write("sshd_config.d/30-x.conf", "AuthorizedKeysCommandUser none\n")
+    machine.enable()
+    assert machine.effective() == (OURS, "nobody")
+
+
 def test_a_program_that_sshd_refuses_to_run_does_not_run_because_of_us(machine: Machine) -> None:
     script = machine.root / "script"
     script.write_text("#!/bin/sh\n")
@@ -454,7 +482,7 @@ def refuse_when(machine: Machine, condition: str) -> None:
 
 
 def test_an_sshd_that_refuses_the_trial_is_listened_to(machine: Machine) -> None:
-    refuse_when(machine, "grep -q '^Include /tmp.*eic-agent' $main")
+    refuse_when(machine, "grep -q '^Include /.*/run/eic-agent-' $main")
     told = machine.refused()
     assert f"accept its configuration any more, and says: {machine.etc}/sshd_config: not" in told
 
@@ -564,6 +592,7 @@ def listening(machine: Machine, options: str, pid: int = 812) -> None:
     folder = machine.root / f"proc/{pid}"
     folder.mkdir()
     (folder / "root").symlink_to("/")
+    (folder / "exe").symlink_to(machine.system.paths.sshd)
     title = f"sshd: /usr/sbin/sshd {options} [listener] 0 of 10-100 startups"
     (folder / "cmdline").write_text(title)
 
@@ -792,6 +821,7 @@ def test_the_directory_that_sshd_wants_is_made_and_removed_again() -> None:
         pathlib.Path("/run/sshd").rmdir()
         folder = root / "proc/9"; folder.mkdir()
         (folder / "root").symlink_to("/")
+        (folder / "exe").symlink_to(machine.system.paths.sshd)
         (folder / "cmdline").write_text("sshd: sshd -D [listener] 0 of 10-100 startups")
         print(status.find(machine.system).exit_status, pathlib.Path("/run/sshd").exists())
     """)
