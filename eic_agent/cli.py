@@ -147,6 +147,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--follow", action="store_true", help="wait for logins and show each")
     command.set_defaults(run=_audit)
 
+    command = commands.add_parser("whoami", help="show the IAM principal of this session")
+    command.add_argument(
+        "--session", type=int, metavar="PID", help="of the session that this process runs in"
+    )
+    command.add_argument("--json", action="store_true", help="the same as data")
+    command.set_defaults(run=_whoami)
+
     command = commands.add_parser("sshd", help="the wiring in sshd's configuration")
     actions = command.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("status", help="say whom sshd asks, and what is in the way")
@@ -371,6 +378,11 @@ def _explain(args: argparse.Namespace) -> int:
     return 0 if explanation.answer.lines else 1
 
 
+def _agent_uid() -> int | None:
+    """Give the id of the user that the agent runs as. Raises UsersUnavailable."""
+    return UserDatabase().user_ids(["eic-agent"], Deadline.after(_CLIENTS_S))["eic-agent"]
+
+
 def _audit(args: argparse.Namespace) -> int:
     from eic_agent.errors import EicAgentError
     from eic_agent.reports import audit, journalctl
@@ -396,7 +408,7 @@ def _audit(args: argparse.Namespace) -> int:
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     screen = audit.Screen(sys.stdout, sys.stderr, width, progress=sys.stderr.isatty())
     try:
-        audit.run(options, screen, user_id("eic-agent"), time.time())
+        audit.run(options, screen, _agent_uid(), time.time())
     except EicAgentError as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
@@ -404,6 +416,22 @@ def _audit(args: argparse.Namespace) -> int:
         return 130
     except BrokenPipeError:
         sys.stdout = None  # or the interpreter would complain once more when it ends
+    return 0
+
+
+def _whoami(args: argparse.Namespace) -> int:
+    from eic_agent.errors import EicAgentError
+    from eic_agent.reports import journalctl, whoami
+
+    if not journalctl.may_read():
+        print(f"eic-agent: {journalctl.NO_RIGHT}", file=sys.stderr)
+        return 1
+    try:
+        session = whoami.find(args.session or os.getpid(), _agent_uid())
+    except EicAgentError as error:
+        print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
+        return 1
+    print(json.dumps(session.data(), indent=2) if args.json else session.text())
     return 0
 
 

@@ -28,25 +28,29 @@ FIELDS = (
     *("_MACHINE_ID", "_HOSTNAME", "SYSLOG_IDENTIFIER", "MESSAGE", "MESSAGE_ID"),
     *("EIC_DECISION", "EIC_REASON", "EIC_USER", "EIC_FINGERPRINT", "EIC_CALLER", "EIC_REQUEST"),
     *("EIC_INSTANCE", "EIC_SSHD_PID", "EIC_LATE", "EIC_UNDELIVERED", "EIC_DROPPED", "EIC_LOST"),
-    *("SESSION_ID", "LEADER"),
+    *("SESSION_ID", "LEADER", "_AUDIT_SESSION"),
 )
 
 
-def matches(agent_uids: Collection[int]) -> list[str]:
+def matches(agent_uids: Collection[int], pids: Collection[int] = ()) -> list[str]:
     """Give journalctl's arguments that select what may be believed; `event` checks all of it again.
 
-    Nothing else is ever read, so what others write costs nothing, however much it is.
+    Nothing else is ever read, so what others write costs nothing, however much it is. With `pids`
+    only what is about these sshd processes.
     """
-    agent = "SYSLOG_IDENTIFIER=eic-agent"
+    agent = ["SYSLOG_IDENTIFIER=eic-agent", *(f"EIC_SSHD_PID={pid}" for pid in pids)]
     uids = [f"_UID={uid}" for uid in sorted({0, *agent_uids})]
-    return [
-        *(agent, "_SYSTEMD_UNIT=eic-agent.service", "+", agent, *uids, "+"),
-        *("_TRANSPORT=syslog", "_UID=0", "SYSLOG_IDENTIFIER=sshd"),
-        *("SYSLOG_IDENTIFIER=sshd-session", "+"),
-        *("_SYSTEMD_UNIT=systemd-logind.service", "_UID=0"),
-        *(f"MESSAGE_ID={_SESSION_START.decode()}", f"MESSAGE_ID={_SESSION_STOP.decode()}", "+"),
-        *("_TRANSPORT=driver", f"MESSAGE_ID={_JOURNAL_DROPPED.decode()}"),
+    sshd = ["SYSLOG_IDENTIFIER=sshd", "SYSLOG_IDENTIFIER=sshd-session"]
+    logind = [f"MESSAGE_ID={kind.decode()}" for kind in (_SESSION_START, _SESSION_STOP)]
+    alternatives = [
+        [*agent, "_SYSTEMD_UNIT=eic-agent.service"],
+        [*agent, *uids],
+        [*sshd, "_TRANSPORT=syslog", "_UID=0", *(f"_PID={pid}" for pid in pids)],
+        [*logind, "_SYSTEMD_UNIT=systemd-logind.service", "_UID=0"]
+        + [f"LEADER={pid}" for pid in pids],
+        ["_TRANSPORT=driver", f"MESSAGE_ID={_JOURNAL_DROPPED.decode()}"],
     ]
+    return [word for one in alternatives for word in (*one, "+")][:-1]
 
 
 class Moment(NamedTuple):
@@ -106,10 +110,11 @@ class Ended(NamedTuple):
 
 
 class SessionStarted(NamedTuple):
-    """logind made a session for this process."""
+    """A session of this process began, with logind's id or the kernel's audit session id for it."""
 
     pid: int
-    session: str
+    session: str = ""
+    audit_session: str = ""
 
 
 class Lost(NamedTuple):
@@ -241,13 +246,18 @@ _FROM = re.compile(r"(?:(?<= from )|(?<= ))(\S+) port (\d{1,5})(?: \[preauth\])?
 _FAILED_FROM = re.compile(r"^Failed .* from (\S+) port (\d{1,5}) ssh2")
 _DISCONNECT_FROM = re.compile(r"^(?:Received disconnect|Connection) from (\S+) port (\d{1,5})\b")
 _LEFT = ("Connection closed by ", "Connection reset by ", "Disconnected from ")
-_SESSION_CLOSED = re.compile(r"pam_\w+\([^)]*:session\): session closed for user ")
+_SESSION = re.compile(r"pam_\w+\([^)]*:session\): session (opened|closed) for user ")
 
 
 def _by_sshd(entry: Fields) -> Event | None:
     line, pid = text(entry, b"MESSAGE"), _number(entry, b"_PID")
     if line.startswith("pam_"):
-        return Ended(pid) if _SESSION_CLOSED.match(line) else None
+        session = _SESSION.match(line)
+        if session is None:
+            return None
+        if session[1] == "closed":
+            return Ended(pid)
+        return SessionStarted(pid, audit_session=text(entry, b"_AUDIT_SESSION"))
     if line.startswith(("Accepted ", "Partial ")):
         said = _ACCEPTED.match(line)
         if said is None:

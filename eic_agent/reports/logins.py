@@ -100,8 +100,10 @@ class Logins:
         elif isinstance(event, Ended):
             self._heard(boot, event, moment)
         elif isinstance(event, SessionStarted):
-            if event.pid in boot.sessions:
-                boot.sessions[event.pid].session = event.session
+            login = boot.sessions.get(event.pid)
+            if login is not None:
+                login.session = event.session or login.session
+                login.audit_session = event.audit_session or login.audit_session
         elif len(self.lost) < _MOST_REFUSED:
             self.lost.append(f"{rows.utc(moment.realtime_us)} {event.text}")
         self._forget(boot, moment)

@@ -39,6 +39,7 @@ class Row:
     request: str = ""
     instance: str = ""
     session: str = ""
+    audit_session: str = ""
     reason: str = ""
     detail: str = ""
     times: int = 1
@@ -68,6 +69,7 @@ class Row:
             "request": self.request or None,
             "instance": self.instance or None,
             "session": self.session or None,
+            "audit_session": self.audit_session or None,
             "reason": self.reason or None,
             "detail": self.detail or None,
             "times": self.times,

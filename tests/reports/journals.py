@@ -1,7 +1,7 @@
 """Journals for tests: recorded ones, and entries made as journald makes them."""
 
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -131,10 +131,3 @@ class Writer:
         self.accepted(pid, key)
         self.later(30)
         self.closed(pid)
-
-
-def parsed(exported: bytes) -> Iterator[dict[bytes, bytes]]:
-    """Give the fields of exported entries that have no control characters."""
-    for block in exported.split(b"\n\n"):
-        if block:
-            yield dict(line.split(b"=", 1) for line in block.split(b"\n"))  # type: ignore[misc]

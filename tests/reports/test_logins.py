@@ -22,19 +22,20 @@ from tests.reports.journals import (
     export,
 )
 
+KEY_ID = "ID x from 6.6.6.6 port 1 ssh2: ED25519 SHA256:x (serial 7) CA RSA SHA256:y"
 Rows = list[dict[str, Any]]
 
 
 def rows(exported: bytes, *, agent_uid: int = AGENT_UID, is_open: bool = False) -> Rows:
     """Every row of a journal, in order."""
-    with closing(Spool(lambda row: True)) as spool:
+    with closing(Spool(lambda _: True)) as spool:
         logins = Logins(spool)
         believer, origins = evidence.Believer({("", agent_uid)}), evidence.Origins()
         for entry in journalctl.entries(io.BufferedReader(io.BytesIO(exported))):
             event = believer.event(entry)
             if event is not None:
                 logins.take(event, evidence.moment(entry), origins(entry))
-        logins.finish(lambda boot, pid: is_open)
+        logins.finish(lambda _boot, _pid: is_open)
         return list(spool.rows())
 
 
@@ -83,6 +84,7 @@ def test_a_login_has_what_is_known_of_it() -> None:
         "request": "2bcc936c-8a83-4096-9000-000000000001",
         "instance": "i-0123456789abcdef0",
         "session": None,
+        "audit_session": None,
         "reason": None,
         "detail": None,
         "times": 1,
@@ -121,8 +123,7 @@ def test_the_grant_of_another_process_explains_nothing() -> None:
     [
         "Accepted password for alice from 203.0.113.7 port 50123 ssh2",
         "Accepted keyboard-interactive/pam for alice from 203.0.113.7 port 50123 ssh2",
-        f"Accepted publickey for alice from 203.0.113.7 port 50123 ssh2: ED25519-CERT {KEY} "
-        "ID x from 6.6.6.6 port 1 ssh2: ED25519 SHA256:x (serial 7) CA ED25519 SHA256:ca",
+        f"Accepted publickey for alice from 203.0.113.7 port 50123 ssh2: RSA-CERT {KEY} {KEY_ID}",
     ],
 )
 def test_other_methods_are_not_ours_though_a_key_was_granted(line: str) -> None:
@@ -232,7 +233,8 @@ def test_what_was_refused_is_told_once_for_each_process() -> None:
     writer.agent("refused", 200)
     writer.sshd(
         200,
-        "Failed publickey for invalid user x from 6.6.6.6 port 1 ssh2: y from 192.0.2.9 port 4242 ssh2: ED25519 SHA256:z",
+        "Failed publickey for invalid user x from 6.6.6.6 port 1 ssh2: y "
+        "from 192.0.2.9 port 4242 ssh2: ED25519 SHA256:z",
     )
     writer.agent("refused", 201)
     found = of(writer)
@@ -374,7 +376,10 @@ def test_memory_stays_bounded_whatever_never_ends() -> None:
         for entry in writer.entries
     )
     for pid in range(25_000):
-        for entry in (accepted | {b"_PID": b"%d" % pid}, refused | {b"EIC_SSHD_PID": b"%d" % (200_000 + pid)}):
+        for entry in (
+            accepted | {b"_PID": b"%d" % pid},
+            refused | {b"EIC_SSHD_PID": b"%d" % (200_000 + pid)},
+        ):
             event = believer.event(entry)
             assert event is not None
             logins.take(event, evidence.moment(entry), origins(entry))
