@@ -25,6 +25,7 @@ from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.anchors import load_anchors
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.identity import configured_partition
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
@@ -184,6 +185,7 @@ def _build_authorizer(
     counters: Counters,
     users: UserDatabase,
     ends: Deadline = NEVER,
+    memory: Memory | None = None,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
@@ -196,7 +198,7 @@ def _build_authorizer(
         partitions,
         record_required=settings.log.required,
     )
-    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends)
+    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends, memory)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -266,7 +268,7 @@ def _serve(args: argparse.Namespace) -> int:
     except NoSocket as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
-    started, counters, users = time.monotonic(), Counters(), UserDatabase()
+    started, counters, users, memory = time.monotonic(), Counters(), UserDatabase(), Memory()
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
@@ -283,7 +285,9 @@ def _serve(args: argparse.Namespace) -> int:
             uids = _client_uids(settings.agent.clients, users, problems)
             if problems:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
-            authorizer = _build_authorizer(settings, journal, workers, counters, users)
+            authorizer = _build_authorizer(
+                settings, journal, workers, counters, users, memory=memory
+            )
             agent = Agent(authorizer, journal, time.time, started)
             return Handlers(
                 agent.answer,
