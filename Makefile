@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL_VENV = { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y python3-venv; } \
 	|| { echo "no module venv here; as root: apt-get install python3-venv" >&2; exit 1; }
 
-.PHONY: check test unit demo sandbox bench lock deb rpm clean
+.PHONY: check test unit demo sandbox bench lock lock-check deb rpm release-check clean
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(INSTALL_VENV)
@@ -26,6 +26,10 @@ lock: $(VENV)/.ready
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/python packaging/lock.py
 
+# Fails where what is locked lags behind packaging/advisories.toml.
+lock-check: $(VENV)/.ready
+	$(BIN)/python packaging/advisories.py
+
 deb: $(VENV)/.ready
 	$(BIN)/python packaging/build.py deb
 
@@ -35,9 +39,13 @@ RPM_PYTHON = python3.11
 rpm: $(VENV)/.ready
 	$(BIN)/python packaging/build.py rpm --python $(RPM_PYTHON)
 
+# All of a release but the tests and the upload: RELEASING.md.
+release-check: check lock-check
+	$(BIN)/python packaging/release.py --rpm-python $(RPM_PYTHON)
+
 PYTEST = $(BIN)/python -m pytest -n 4 --dist loadgroup --cov=eic_agent --cov-branch --cov-report=
 # What decides about trust is tested branch by branch.
-DECIDING = eic_agent/lookup/anchors.py,eic_agent/lookup/certificates.py,eic_agent/lookup/identity.py,eic_agent/lookup/judge.py,eic_agent/lookup/keyblock.py,eic_agent/lookup/ocsp.py,eic_agent/lookup/policy.py,eic_agent/lookup/trust.py
+DECIDING = eic_agent/lookup/anchors.py,eic_agent/lookup/callers.py,eic_agent/lookup/certificates.py,eic_agent/lookup/clock.py,eic_agent/lookup/identity.py,eic_agent/lookup/judge.py,eic_agent/lookup/keyblock.py,eic_agent/lookup/memory.py,eic_agent/lookup/ocsp.py,eic_agent/lookup/policy.py,eic_agent/lookup/trust.py
 COVERED = $(BIN)/coverage report --include=$(DECIDING) --fail-under=100 --show-missing
 
 # What needs neither root nor a program that is not Python's.

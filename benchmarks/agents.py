@@ -7,32 +7,23 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 
 from benchmarks.load import Vitals
 from benchmarks.machine import PYTHON, BenchError
 from benchmarks.metadata import process_cpu_s
+from eic_sandbox.process import Running, announced, terminate
 
 PATIENCE_S = 30.0
 _ANSWERER = Path(__file__).with_name("answerer.py")
 
 
-@contextlib.contextmanager
-def answerer(path: Path, line: str) -> Iterator[None]:
+def answerer(path: Path, line: str) -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     """Serve answerer.py at a path, with this line for an answer."""
-    argv = [PYTHON, "-I", "-S", str(_ANSWERER), str(path), line]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            yield
-        finally:
-            process.terminate()
+    return announced([PYTHON, "-I", "-S", str(_ANSWERER), str(path), line])
 
 
-class Resident:
+class Resident(Running):
     """`eic-agent serve --socket PATH`, running while the context lasts."""
 
     def __init__(self, agent: Path, path: Path) -> None:
@@ -40,23 +31,14 @@ class Resident:
         self.path = path
         self.cpu_before_s = 0.0
 
-    def __enter__(self) -> "Resident":
+    def _start(self, ends: contextlib.ExitStack) -> None:
         self._process = subprocess.Popen(self._argv, stderr=subprocess.DEVNULL)
+        ends.callback(terminate, self._process)
         deadline = time.monotonic() + PATIENCE_S
         while not self.path.exists():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise BenchError(f"the agent does not start: {' '.join(self._argv)}")
             time.sleep(0.01)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._process.terminate()
-        self._process.wait()
 
     @property
     def pid(self) -> int:
@@ -80,7 +62,7 @@ class Resident:
         return process_cpu_s(self.pid) - self.cpu_before_s
 
 
-class Activated:
+class Activated(Running):
     """An agent that is not there; the socket is, and who connects to it starts the agent."""
 
     def __init__(self, agent: Path, path: Path) -> None:
@@ -91,18 +73,10 @@ class Activated:
         self._listener = socket.socket(socket.AF_UNIX)
         self._pid: int | None = None
 
-    def __enter__(self) -> "Activated":
+    def _start(self, ends: contextlib.ExitStack) -> None:
+        ends.enter_context(self._listener)
         self._listener.bind(str(self.path))
         self._listener.listen(128)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._listener.close()
 
     def prepare(self) -> None:
         """Nothing has to be done: the agent of the last lookup has gone."""

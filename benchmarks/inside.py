@@ -23,9 +23,10 @@ from eic_agent.configuration import config
 from eic_agent.journal.writer import open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.question import Question
+from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
-from eic_agent.metadata.endpoints import endpoint_urls
+from eic_agent.metadata.endpoints import endpoint_addresses, url_of
 
 # The last thing that the trace hears of each part, by step number (docs/lookup.md).
 _PARTS = {4: "keys fetched", 6: "blocks parsed", 5: "checks", 7: "signature"}
@@ -63,24 +64,27 @@ def main(path: str, user: str, fingerprint: str, lookups: int) -> None:
     with contextlib.closing(open_journal()) as journal, ThreadPoolExecutor(4) as workers:
         metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
         rules = Rules(settings.policy, settings.trust, settings.identity.sysfs_root, deadline_s)
-        authorizer = Authorizer(metadata, rules, journal, time.time, workers, Counters())
+        authorizer = Authorizer(
+            metadata, rules, journal, time.time, workers, Counters(), UserDatabase()
+        )
         for number in range(lookups + 1):
             if number == 1:
                 watch.parts.clear()
             # As between logins, when caches hold what others have used.
             subprocess.run([sys.executable, "-ISc", "pass"], check=True)
             watch.start()
-            answer = authorizer.lookup(question, Deadline.after(deadline_s), watch)
+            deadline = Deadline.after(deadline_s)
+            answer = authorizer.lookup(question, deadline, watch)
             watch.take("policy, grant")
             assert answer.lines
-            authorizer.record(question, answer)
+            authorizer.record(question, answer, deadline)
             watch.take("journal")
             subprocess.run([sys.executable, "-ISc", "pass"], check=True)
             watch.start()
             metadata.active_keys(user, Deadline.after(deadline_s))
             watch.take("request")
         metadata.close()
-    url = endpoint_urls(settings.imds.endpoint)[0]
+    url = url_of(endpoint_addresses(settings.imds.endpoint)[0])
     for exchange in round_trips(url, user, lookups):
         subprocess.run([sys.executable, "-ISc", "pass"], check=True)
         watch.start()

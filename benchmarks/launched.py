@@ -1,12 +1,14 @@
 """Runs programs by way of launcher.py, and holds what they cost."""
 
+import contextlib
 import marshal
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import IO
+
+from eic_sandbox.process import Running
 
 LAUNCHER = Path(__file__).with_name("launcher.py")
 # What sshd gives to its AuthorizedKeysCommand.
@@ -29,26 +31,19 @@ class Cost:
     stdout: bytes
 
 
-class Launcher:
+class Launcher(Running):
     """A launcher process, there while the context lasts."""
 
     def __init__(self, python: str) -> None:
         self._python = python
 
-    def __enter__(self) -> "Launcher":
+    def _start(self, ends: contextlib.ExitStack) -> None:
         argv = [self._python, "-I", "-S", str(LAUNCHER)]
         self._process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._pipe(self._process.stdin).close()
-        self._process.wait()
-        self._pipe(self._process.stdout).close()
+        # It leaves once nobody can ask it any more.
+        ends.enter_context(self._pipe(self._process.stdout))
+        ends.callback(self._process.wait)
+        ends.enter_context(self._pipe(self._process.stdin))
 
     def run(
         self,

@@ -1,5 +1,6 @@
 """Whole logins: an sshd of our own on the loopback interface, and the ssh that logs in there."""
 
+import contextlib
 import getpass
 import os
 import shlex
@@ -9,10 +10,11 @@ import subprocess
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
 
 from benchmarks.machine import BenchError
+from eic_sandbox.process import Running, terminate
 from eic_sandbox.simulator import SSHKey
+from eic_sandbox.sshd import ssh_options
 
 _ALSO = ":/usr/sbin:/sbin"
 _PATIENCE_S = 30.0
@@ -34,7 +36,7 @@ def asking(command: Sequence[str]) -> list[str]:
     ]
 
 
-class Sshd:
+class Sshd(Running):
     """An sshd with some options more, for one key to log in, while the context lasts."""
 
     def __init__(self, directory: Path, key: SSHKey, options: Sequence[str]) -> None:
@@ -43,7 +45,7 @@ class Sshd:
         self._key = key
         self._options = options
 
-    def __enter__(self) -> "Sshd":
+    def _start(self, ends: contextlib.ExitStack) -> None:
         self._directory.mkdir()
         if os.geteuid() == 0:
             # Where sshd puts its unprivileged child; made at boot where sshd is a service.
@@ -75,17 +77,8 @@ class Sshd:
         identity.write_bytes(self._key.private_openssh)
         argv = [find("sshd"), "-D", "-f", str(config), "-E", str(self._directory / "log")]
         self._process = subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+        ends.callback(terminate, self._process)
         self._wait()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._process.terminate()
-        self._process.wait()
 
     def _wait(self) -> None:
         until = time.monotonic() + _PATIENCE_S
@@ -101,15 +94,13 @@ class Sshd:
     @property
     def login(self) -> list[str]:
         """The command of one login."""
-        options = (
-            "BatchMode=yes",
-            "IdentitiesOnly=yes",
-            "IdentityAgent=none",
-            "StrictHostKeyChecking=yes",
-            "GlobalKnownHostsFile=/dev/null",
-            f"UserKnownHostsFile={self._directory / 'known_hosts'}",
-        )
-        words = [find("ssh"), "-F", "none", "-p", str(self._port)]
-        words += [word for option in options for word in ("-o", option)]
-        words += ["-i", str(self._directory / "identity"), f"{self.user}@127.0.0.1", "true"]
+        words = [find("ssh"), *ssh_options(self._directory / "known_hosts")]
+        words += [
+            "-p",
+            str(self._port),
+            "-i",
+            str(self._directory / "identity"),
+            f"{self.user}@127.0.0.1",
+            "true",
+        ]
         return words

@@ -23,6 +23,7 @@ import eic_agent
 from benchmarks import metadata
 from benchmarks.metadata import INSTANCE_ID, MetadataProcess
 from eic_agent.journal.writer import JOURNALD_SOCKET
+from eic_sandbox.process import announced
 from eic_sandbox.simulator.host import write_config, write_sysfs
 
 PYTHON = "/usr/bin/python3"
@@ -130,17 +131,10 @@ def _become_instance(directory: Path, sysfs: Path, root_name: str, anchors: Path
     _run("mount", "--bind", str(users), "/etc/passwd")
 
 
-@contextlib.contextmanager
-def _forgetful_journald() -> Iterator[None]:
+def _forgetful_journald() -> contextlib.AbstractContextManager[subprocess.Popen[bytes]]:
     JOURNALD_SOCKET.parent.mkdir(parents=True)
     argv = [PYTHON, "-I", "-S", "-c", _FORGETFUL_JOURNALD, str(JOURNALD_SOCKET)]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        process.stdout.readline()
-        try:
-            yield
-        finally:
-            process.terminate()
+    return announced(argv)
 
 
 def _agents_interpreter() -> str:
@@ -159,7 +153,7 @@ def _write_agent(script: Path, interpreter: str, config: Path) -> Path:
         "import sys\n"
         f"sys.path += {import_path()}\n"
         f'sys.argv[1:1] = ["--config", {str(config)!r}]\n'
-        "from eic_agent.cli import main\n"
+        "from eic_agent.entry import main\n"
         "sys.exit(main())\n"
     )
     script.chmod(0o755)

@@ -1,13 +1,14 @@
 """The simulated metadata service in a process of its own, so that it takes no time of the bench."""
 
+import contextlib
 import multiprocessing
 import threading
 import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from types import TracebackType
 from typing import TypeVar
 
+from eic_sandbox.process import Running
 from eic_sandbox.simulator import MetadataSimulator, faults
 from eic_sandbox.simulator.simulator import ACTIVE_KEYS, META, SIGNER_CERT, SIGNER_OCSP
 
@@ -15,29 +16,23 @@ INSTANCE_ID = "i-0123456789abcdef0"
 _T = TypeVar("_T")
 
 
-class MetadataProcess:
+class MetadataProcess(Running):
     """A simulator that serves IMDSv2 elsewhere while the context lasts."""
 
     def __init__(self, host: str = "127.0.0.1", port: int = 0) -> None:
         self._lock = threading.Lock()
+        self._address = (host, port)
+
+    def _start(self, ends: contextlib.ExitStack) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, there = context.Pipe()
-        self._process = context.Process(target=_serve, args=(there, host, port), daemon=True)
+        self._process = context.Process(target=_serve, args=(there, *self._address), daemon=True)
         self._process.start()
+        # It leaves once nobody can ask it any more.
+        ends.callback(self._process.join)
+        ends.enter_context(self._pipe)
         there.close()
         self.url: str = self._pipe.recv()
-
-    def __enter__(self) -> "MetadataProcess":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._pipe.close()
-        self._process.join()
 
     def do(self, action: Callable[..., _T], *args: object) -> _T:
         """Call a module's function over there, with the simulator before the arguments."""

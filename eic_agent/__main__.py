@@ -2,6 +2,6 @@
 
 import sys
 
-from eic_agent.cli import main
+from eic_agent.entry import main
 
 sys.exit(main())

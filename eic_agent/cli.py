@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -19,13 +19,14 @@ from typing import TYPE_CHECKING
 
 from eic_agent import __version__, client
 from eic_agent.configuration import config
-from eic_agent.errors import ConfigError, Reason
+from eic_agent.errors import ConfigError, Reason, UsersUnavailable
 from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.identity import configured_partition
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.question import Question
-from eic_agent.lookup.users import user_id
+from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import NEVER, Deadline
 from eic_agent.resident.agent import Agent, explained, without_configuration
@@ -39,14 +40,25 @@ if TYPE_CHECKING:
 
 # Metadata requests of the resident agent at a time; each takes a second at most.
 _FETCHERS = 32
+# For the user database to say who `[agent] clients` are, when the agent starts or reloads.
+_CLIENTS_S = 2.0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+def main(
+    argv: Sequence[str] | None = None,
+    began: float | None = None,
+    hand_over: Callable[[], Iterable[tuple[int, float]]] = tuple,
+) -> int:
+    """Run one command and return its exit status.
+
+    `began` is when this process did, on the monotonic clock; `hand_over` gives the connections
+    that were accepted since (entry.Greeter).
+    """
     # The library warns of serial numbers of old roots in the system store, and of names in whatever
     # certificate is served; CryptographyDeprecationWarning is one of these, too.
     warnings.simplefilter("ignore", UserWarning)
     args = _parser().parse_args(_protect_user(list(sys.argv[1:] if argv is None else argv)))
+    args.began, args.hand_over = time.monotonic() if began is None else began, hand_over
     run: Callable[[argparse.Namespace], int] = args.run
     return run(args)
 
@@ -133,8 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("config", help="check or show the configuration")
     actions = command.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("check", help="say what is wrong with it, if anything is")
+    action.add_argument("--user", metavar="USER", help="say whether this OS user may have keys")
+    action.add_argument("--caller", metavar="ARN", help="and whether this principal may push them")
     action.set_defaults(run=_config_check)
     action = actions.add_parser("show", help="print the merged result")
+    action.add_argument("--origin", action="store_true", help="say which file gave each value")
     action.set_defaults(run=_config_show)
     return parser
 
@@ -167,14 +182,22 @@ def _build_authorizer(
     journal: Journal,
     workers: ThreadPoolExecutor,
     counters: Counters,
+    users: UserDatabase,
     ends: Deadline = NEVER,
+    memory: Memory | None = None,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
     partitions = tuple(map(configured_partition, settings.identity.regions))
-    sysfs_root = settings.identity.sysfs_root
-    rules = Rules(settings.policy, settings.trust, sysfs_root, deadline_s, partitions)
-    return Authorizer(metadata, rules, journal, time.time, workers, counters, ends)
+    rules = Rules(
+        settings.policy,
+        settings.trust,
+        settings.identity.sysfs_root,
+        deadline_s,
+        partitions,
+        record_required=settings.log.required,
+    )
+    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends, memory)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -188,22 +211,36 @@ def _authorized_keys(args: argparse.Namespace) -> int:
                 journal.problem(Reason.INVALID_CONFIG, str(error), user=question.user)
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
-    deadline_s = settings.imds.deadline_s
-    if args.deadline_s is not None:
-        deadline_s = min(deadline_s, args.deadline_s)
-    # Starting up has used some of the time, nearly all of it on the processor.
-    deadline = Deadline.after(deadline_s - time.process_time())
+    deadline = _deadline(args, settings.imds)
     with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
         if loaded.warnings:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
-        authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
+        authorizer = _build_authorizer(
+            settings, journal, workers, Counters(), UserDatabase(), deadline
+        )
         answer = authorizer.lookup(question, deadline)
-        delivered = _print_lines(answer.lines)
-        if answer.undecided is None or not journal.on_stderr:
-            authorizer.record(question, answer, delivered=delivered)
+        if answer.undecided is None or not journal.on_stderr:  # or it would be said twice there
+            answer = authorizer.record(question, answer, deadline)
+        if not _print_lines(answer.lines):
+            authorizer.undelivered(answer)
     if answer.undecided is not None:
         return _undecided(answer.undecided, answer.detail)
     return 0
+
+
+def _deadline(args: argparse.Namespace, imds: config.ImdsConfig) -> Deadline:
+    """Give the moment by which a lookup in this process must be over.
+
+    Starting has taken a while, which a slow machine is granted up to `start_s`; after that a
+    lookup may take as long as any other, and no longer than who asks will wait.
+    """
+    told = os.environ.get("EIC_DEADLINE_MONOTONIC", "")
+    latest = args.began + imds.start_s
+    if re.fullmatch(r"[0-9]{1,10}\.[0-9]{1,6}", told):
+        latest = min(latest, float(told))
+    elif args.deadline_s is not None:
+        latest = min(latest, args.began + args.deadline_s)
+    return Deadline(latest).at_most(imds.deadline_s)
 
 
 def _print_lines(lines: Sequence[str]) -> bool:
@@ -230,7 +267,7 @@ def _serve(args: argparse.Namespace) -> int:
     except NoSocket as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
-    started, counters = time.monotonic(), Counters()
+    started, counters, users, memory = time.monotonic(), Counters(), UserDatabase(), Memory()
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
@@ -238,29 +275,41 @@ def _serve(args: argparse.Namespace) -> int:
             settings = loaded.config
             journal.set_level(settings.log.level)
             problems = list(loaded.warnings)
-            clients = {name: user_id(name) for name in settings.agent.clients}
-            problems += [
-                f"agent.clients: no user {n!r}" for n, uid in clients.items() if uid is None
-            ]
+            uids = _client_uids(settings.agent.clients, users, problems)
             if problems:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
-            authorizer = _build_authorizer(settings, journal, workers, counters)
+            authorizer = _build_authorizer(
+                settings, journal, workers, counters, users, memory=memory
+            )
             agent = Agent(authorizer, journal, time.time, started)
-            uids = frozenset(uid for uid in clients.values() if uid is not None)
             return Handlers(
                 agent.answer,
                 agent.status,
                 uids,
                 settings.imds.deadline_s,
                 settings.agent.idle_exit_s,
+                settings.imds.start_s,
+                authorizer.metadata.close,
             )
 
         try:
             handlers = load()
         except ConfigError as error:
             handlers = without_configuration(error, journal)
-        Service(listener, load, handlers, journal, Notifier(os.environ)).run()
+        notifier = Notifier(os.environ)
+        Service(listener, load, handlers, journal, notifier, hand_over=args.hand_over).run()
     return 0
+
+
+def _client_uids(names: Sequence[str], users: UserDatabase, problems: list[str]) -> frozenset[int]:
+    """Give the ids of `[agent] clients`; nobody is waited for long, and who is missing is told."""
+    try:
+        found = users.user_ids(names, Deadline.after(_CLIENTS_S))
+    except UsersUnavailable as error:
+        problems.append(f"agent.clients are not answered until a reload: {error}")
+        return frozenset()
+    problems += [f"agent.clients: no user {name!r}" for name, uid in found.items() if uid is None]
+    return frozenset(uid for uid in found.values() if uid is not None)
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -287,7 +336,9 @@ def _explain(args: argparse.Namespace) -> int:
         return _undecided(Reason.INVALID_CONFIG, str(error))
     deadline = Deadline.after(settings.imds.deadline_s)
     with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
-        authorizer = _build_authorizer(settings, journal, workers, Counters(), deadline)
+        authorizer = _build_authorizer(
+            settings, journal, workers, Counters(), UserDatabase(), deadline
+        )
         explanation = explain(authorizer, _question(args), deadline)
     print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
     return 0 if explanation.answer.lines else 1
@@ -330,22 +381,26 @@ def _sshd_changed(outcome: "Outcome") -> int:
 
 
 def _config_check(args: argparse.Namespace) -> int:
+    from eic_agent.reports import config_check
+
+    if args.caller is not None and args.user is None:
+        print("eic-agent: --caller wants --user, for whom the key is pushed", file=sys.stderr)
+        return 2
+    users = UserDatabase()
+    whose_eyes = config_check.become_agent(users)
+    found = config_check.check(lambda: _load(args), users, args.user, args.caller)
+    if whose_eyes is not None:
+        found.problems.append(whose_eyes)
+    print(config_check.text(found.problems), end="", file=sys.stderr)
+    print(config_check.text(found.results), end="")
+    return 0 if found.ok else 1
+
+
+def _config_show(args: argparse.Namespace) -> int:
     try:
         loaded = _load(args)
     except ConfigError as error:
         print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
         return 1
-    for warning in loaded.warnings:
-        print(escape(warning), file=sys.stderr)
-    files = ", ".join(map(str, loaded.files)) or "no file, the defaults hold"
-    print(f"valid: {escape(files)}")
-    return 0
-
-
-def _config_show(args: argparse.Namespace) -> int:
-    try:
-        print(config.show(_load(args).config), end="")
-    except ConfigError as error:
-        print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
-        return 1
+    print(config.show(loaded.config, loaded.origins if args.origin else None), end="")
     return 0

@@ -10,6 +10,12 @@ length), then fields joined by NUL: PROTOCOL, user, fingerprint or nothing, sshd
 the milliseconds that are left. The agent sends GREETING as soon as it has accepted; later DECIDED
 with lines for sshd, or UNDECIDED with a line for stderr: that byte, four bytes of length, the
 payload. Anything else, more or less, is no answer.
+
+An agent that is only starting sends STARTING first, before it has imported what it needs. Then the
+client waits longer, and starts no second cold process beside the first; the agent counts the
+milliseconds from when it has started, and answers by what imds.start_s says. A client older than
+this byte takes it for no answer. Where nobody greets or the agent is gone, the lookup is made in a
+process of its own, which has to start, too, and so has the longer time.
 """
 
 import _socket
@@ -17,15 +23,31 @@ import posix
 import sys
 from time import monotonic
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 SOCKET, AGENT = "/run/eic-agent/agent.sock", "/usr/bin/eic-agent"
-DEADLINE_S, GREETING_S = 4.0, 1.5  # the whole lookup; until the agent's first byte
+DEADLINE_S, GREETING_S = 4.0, 3.0  # the whole lookup; until the agent's first byte
+LONGER_S = 26.0  # more than DEADLINE_S for the whole lookup, where what answers must be started
 RETURN_S = 0.1  # kept back from what the agent is given, so that its answer arrives in time
-PROTOCOL, GREETING, DECIDED, UNDECIDED = b"EIC1", b"+", b"A", b"U"
+PROTOCOL, STARTING, GREETING, DECIDED, UNDECIDED = b"EIC1", b"*", b"+", b"A", b"U"
 REQUEST_LIMIT, ANSWER_LIMIT = 4096, 1 << 20
 
 
-def ask(path: str, user: str, fingerprint: str, sshd: int, ends: float) -> "tuple[bytes, bytes]":
-    """Return verdict and payload; raises OSError or ValueError where no whole answer came."""
+def ask(
+    path: str,
+    user: str,
+    fingerprint: str,
+    sshd: int,
+    ends: float,
+    starting: "Callable[[], object]" = lambda: None,
+) -> "tuple[bytes, bytes]":
+    """Return verdict and payload; `starting` is called once where there will be more time for it.
+
+    Raises TimeoutError where an agent that had greeted does not answer in time, OSError or
+    ValueError where there is none, or no whole answer of one.
+    """
     encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
     left_ms = int((ends - monotonic() - RETURN_S) * 1000)
     fields = "\0".join((user, fingerprint, str(sshd), str(left_ms))).encode(encoding, errors)
@@ -40,14 +62,23 @@ def ask(path: str, user: str, fingerprint: str, sshd: int, ends: float) -> "tupl
             connection.sendall(len(request).to_bytes(2, "big") + request)
         except (BrokenPipeError, ConnectionResetError):
             pass  # an overloaded agent answers without reading
-        answer, length, until = b"", 1, min(ends, monotonic() + GREETING_S)
+        greeted, answer, length, until = False, b"", 1, monotonic() + GREETING_S
         while len(answer) < length:
-            connection.settimeout(max(until - monotonic(), 0))
-            received = connection.recv(65536)
-            answer += received
-            if not received or answer[:1] != GREETING:
+            try:
+                connection.settimeout(max(min(until, ends) - monotonic(), 0.001))
+                received = connection.recv(65536)
+            except _socket.timeout:
+                if greeted:
+                    raise TimeoutError from None
+                raise ValueError("nobody greets") from None
+            if not received:
                 raise ValueError("no whole answer")
-            until = ends
+            if received[:1] == STARTING and not greeted:
+                received, ends = received[1:], ends + LONGER_S
+                starting()
+            answer, greeted, until = answer + received, True, ends
+            if answer[:1] not in (GREETING, b""):
+                raise ValueError("no whole answer")
             length = 6 + int.from_bytes(answer[2:6], "big") if len(answer) > 5 else 6
             if length > ANSWER_LIMIT:
                 raise ValueError("answer too long")
@@ -67,12 +98,25 @@ def rarely(file: str, function: str, *arguments: object) -> int:
     return int(getattr(module, function)(*arguments))
 
 
-def answer(options: "dict[str, str]", names: "list[str]", sshd: int, ends: float) -> int:
-    """Print the keys for `names`, a user and perhaps a fingerprint; return the exit status."""
+def answer(
+    options: "dict[str, str]",
+    names: "list[str]",
+    sshd: int,
+    ends: float,
+    starting: "Callable[[], object]" = lambda: None,
+) -> int:
+    """Print the keys for `names`, a user and perhaps a fingerprint; return the exit status.
+
+    `starting` is called where this may take LONGER_S more.
+    """
+    fingerprint = "".join(names[1:])
     try:
-        verdict, payload = ask(options["--socket"], names[0], "".join(names[1:]), sshd, ends)
+        verdict, payload = ask(options["--socket"], names[0], fingerprint, sshd, ends, starting)
+    except TimeoutError:
+        return rarely("client_fallback.py", "become_agent", options, names, sshd, 0.0)
     except (OSError, ValueError):
-        return rarely("client_fallback.py", "become_agent", options, names, sshd, ends)
+        starting()
+        return rarely("client_fallback.py", "become_agent", options, names, sshd, ends + LONGER_S)
     try:
         while payload:
             payload = payload[posix.write(1 if verdict == DECIDED else 2, payload) :]

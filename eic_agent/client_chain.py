@@ -23,9 +23,11 @@ USAGE = (
     "USER [FINGERPRINT] [--chain CMD ARG...]"
 )
 OUTPUT_LIMIT = 1 << 20  # bytes taken from one command, in whole lines
+LONGER_S = 26.0  # as client.py has it: how much longer a lookup may take that waits for a start
 LAST_WORD_S = 0.2  # beside a chained command, our own lookup ends this much before the deadline
 ALARM_S = 1.0  # after the deadline the kernel ends what we could not
 STOPPING = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGTERM)
+LONGER = 255  # no signal: what our lookup writes among them to be given LONGER_S more
 LINKS = 40  # that the kernel follows in one path
 FILE_TYPE, REGULAR_FILE = 0o170000, 0o100000  # S_IFMT and S_IFREG of stat.h
 LOG, LOG_S = "/dev/log", 0.5  # syslog's socket; how long it may make us wait
@@ -210,26 +212,30 @@ class Child:
         return self.output + b"\n" if self.output[-1:] not in (b"", b"\n") else self.output
 
 
-def catch_signals() -> int:
-    """Have signals written into a pipe, and return its end: so they end poll(), however early."""
+def catch_signals() -> "tuple[int, int]":
+    """Have signals written into a pipe, and return its ends: so they end poll(), however early."""
     woken, wake = posix.pipe()
     posix.set_blocking(woken, False)
     posix.set_blocking(wake, False)
     _signal.set_wakeup_fd(wake)
     for number in (_signal.SIGCHLD, *STOPPING):
         _signal.signal(number, lambda *_: None)
-    return woken
+    return woken, wake
 
 
-def wait(children: "list[Child]", woken: int, ends: float) -> bool:
-    """Collect output until all have ended or time is up; false where we are told to stop."""
+def wait(lookup: Child, chained: Child, woken: int, ends: float) -> bool:
+    """Collect output until both have ended or their time is up; false where we are told to stop.
+
+    Our own lookup may ask for LONGER_S more; the chained command is not waited for longer.
+    """
+    children, until = (lookup, chained), ends
     poll = select.poll()
     poll.register(woken, select.POLLIN)
     by_pipe = {child.reading: child for child in children}
     for pipe in by_pipe:
         poll.register(pipe, select.POLLIN)
     while sum(child.has_ended() for child in children) < len(children):  # each one is asked
-        left = ends - monotonic()
+        left = (until if lookup.status < 0 else ends) - monotonic()
         if left <= 0:
             break
         for pipe, _ in poll.poll(left * 1000 + 1):
@@ -237,25 +243,33 @@ def wait(children: "list[Child]", woken: int, ends: float) -> bool:
                 child = by_pipe[pipe]
                 if child.has_ended() or not child.collect():
                     poll.unregister(pipe)
-            elif set(posix.read(woken, 512)).intersection(STOPPING):
+                continue
+            told = posix.read(woken, 512)
+            if set(told).intersection(STOPPING):
                 return False
+            if LONGER in told:
+                until = ends + LONGER_S
     return True
 
 
-def beside(ours: "Callable[[float], int]", command: "list[str]", ends: float) -> int:
+def beside(ours: "Callable[..., int]", command: "list[str]", ends: float) -> int:
     """Print what our lookup and the command print; return the exit status.
 
+    `ours` is called with the moment that it ends at, and what to call where that is too early.
     Raises OSError where they cannot run beside each other; nothing has been printed then.
     """
-    woken = catch_signals()  # before anything starts, so that it cannot outlive us
+    woken, wake = catch_signals()  # before anything starts, so that it cannot outlive us
     output = posix.dup(1)
     children = []  # type: list[Child]
     try:
         chained = Child(lambda: become(command), ends)
         children.append(chained)
-        lookup = Child(lambda: ours(ends - LAST_WORD_S), ends)
+        longer = bytes([LONGER])
+        lookup = Child(
+            lambda: ours(ends - LAST_WORD_S, lambda: posix.write(wake, longer)), ends + LONGER_S
+        )
         children.append(lookup)
-        told_to_stop = not wait(children, woken, ends)
+        told_to_stop = not wait(lookup, chained, woken, ends)
         for child in children:
             child.end()
         if told_to_stop:
@@ -287,7 +301,7 @@ def handle(
     if not command:
         return answer(options, names, sshd, ends)
     try:
-        return beside(lambda until: answer(options, names, sshd, until), command, ends)
+        return beside(lambda *until: answer(options, names, sshd, *until), command, ends)
     except OSError as error:
         # Whatever this process may not do or have, sshd alone could have run the command.
         report(f"{command[0]}, which is chained, runs alone, since it cannot beside us ({error})")

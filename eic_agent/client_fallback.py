@@ -72,7 +72,11 @@ def give_up_root() -> None:
 
 
 def become_agent(options: "dict[str, str]", names: "list[str]", sshd: int, ends: float) -> int:
-    """Become the agent's lookup in one process; return an exit status where that cannot be."""
+    """Become the agent's lookup in one process; return an exit status where that cannot be.
+
+    The deadline is handed over twice: as the seconds left, counted from the start of the process,
+    and as the moment on CLOCK_MONOTONIC, which counts where the agent is new enough to know it.
+    """
     tell(options["--socket"])
     if posix.geteuid() == 0:
         try:
@@ -89,7 +93,11 @@ def become_agent(options: "dict[str, str]", names: "list[str]", sshd: int, ends:
     if names[0][:1] == "-":
         lookup = [*lookup[-2:], "--", *names]
     # Beside a chained command the agent's parent is not sshd, so it is told.
-    environment = {**posix.environ, b"EIC_SSHD_PID": str(sshd).encode("ascii")}
+    environment = {
+        **posix.environ,
+        b"EIC_SSHD_PID": str(sshd).encode("ascii"),
+        b"EIC_DEADLINE_MONOTONIC": f"{ends:.3f}".encode("ascii"),
+    }
     _signal.signal(_signal.SIGPIPE, _signal.SIG_DFL)
     try:
         posix.execve(agent, [agent, "authorized-keys", *lookup], environment)

@@ -22,10 +22,12 @@ class Reason(str, enum.Enum):
     EXPIRES_TOO_LATE = "expires-too-late"
     KEY_NOT_ALLOWED = "key-not-allowed"
     BAD_SIGNATURE = "bad-signature"
+    REPLAYED_BLOCK = "replayed-block"
     CALLER_NOT_ALLOWED = "caller-not-allowed"
     METADATA_UNAVAILABLE = "metadata-unavailable"
     OVERLOADED = "overloaded"
     INVALID_CONFIG = "invalid-config"
+    NOT_RECORDED = "not-recorded"
 
 
 class EicAgentError(Exception):
@@ -40,13 +42,21 @@ class MetadataUnreachable(MetadataUnavailable):
     """The service did not answer, or not in time, or answered that it is out of order (5xx)."""
 
 
-class UntrustedMaterial(EicAgentError):
-    """The metadata service gave something that must not be believed."""
+class UsersUnavailable(EicAgentError):
+    """The database of users and groups did not give what was asked for, or not in time."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+
+class UntrustedMaterial(EicAgentError):
+    """The metadata service gave something that must not be believed.
+
+    `about_time`: it is not valid now, so a clock that is wrong may be the cause.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, about_time: bool = False) -> None:
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.about_time = about_time
 
 
 class ConfigError(EicAgentError):

@@ -14,10 +14,10 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from eic_agent import client
 from eic_sandbox.network import Machine, Relay
+from eic_sandbox.process import Running, terminate
 from eic_sandbox.programs import SandboxError, find_program
 
 AGENT_SOCKET = Path(client.SOCKET)
@@ -41,7 +41,7 @@ class Login:
         return self.status == 0 and "Accepted publickey for " in self.sshd_log
 
 
-class Sshd:
+class Sshd(Running):
     """An sshd that runs, as whoever starts it, while the context lasts.
 
     Without root it lets in nobody but the user that runs it. `agent_config` is the agent's
@@ -80,44 +80,32 @@ class Sshd:
         self._alias = alias
         self._socket = directory / AGENT_SOCKET.name
         self._listen_port = 22 if machine else 0
-        self._running = contextlib.ExitStack()
 
     @property
     def port_inside(self) -> int:
         """The port at `address` that other instances connect to."""
         return self._listen_port
 
-    def __enter__(self) -> "Sshd":
+    def _start(self, ends: contextlib.ExitStack) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
         self._write_agent()
         self._make_host_key()
-        with contextlib.ExitStack() as stack:
-            self._agent_user = self._unprivileged()
-            if self._resident:
-                self._start_agent(stack)
-            for _ in range(5):
-                if not self._machine:
-                    self._listen_port = _free_port()
-                if self._start(stack):
-                    break
-            else:
-                raise SandboxError(f"sshd does not start:\n{self.log.read_text()}")
-            self.port = self._listen_port
-            if self._machine:
-                relay = Relay(self._machine, (self.address, self._listen_port))
-                stack.callback(relay.close)
-                self.port = relay.port
-            self._write_known_hosts()
-            self._running = stack.pop_all()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._running.close()
+        self._agent_user = self._unprivileged()
+        if self._resident:
+            self._start_agent(ends)
+        for _ in range(5):
+            if not self._machine:
+                self._listen_port = _free_port()
+            if self._start_sshd(ends):
+                break
+        else:
+            raise SandboxError(f"sshd does not start:\n{self.log.read_text()}")
+        self.port = self._listen_port
+        if self._machine:
+            relay = Relay(self._machine, (self.address, self._listen_port))
+            ends.callback(relay.close)
+            self.port = relay.port
+        self._write_known_hosts()
 
     def login(
         self, identities: Sequence[Path], command: str = "id -un", user: str | None = None
@@ -148,15 +136,7 @@ class Sshd:
 
     def ssh_options(self) -> list[str]:
         """Return options that keep the user's own keys and settings out of it."""
-        options = (
-            "BatchMode=yes",
-            "IdentitiesOnly=yes",
-            "IdentityAgent=none",
-            "StrictHostKeyChecking=yes",
-            "GlobalKnownHostsFile=/dev/null",
-            f"UserKnownHostsFile={self.directory / 'known_hosts'}",
-        )
-        return ["-F", "none", *(word for option in options for word in ("-o", option))]
+        return ssh_options(self.directory / "known_hosts")
 
     def _write_agent(self) -> None:
         """Write what the client runs as the agent: a path without arguments, so a script.
@@ -182,25 +162,25 @@ class Sshd:
             hosts += f",{name}" if name else ""
         (self.directory / "known_hosts").write_text(f"{hosts} {key}")
 
-    def _start_agent(self, stack: contextlib.ExitStack) -> None:
-        seen = self._make_socket_directory(stack)
+    def _start_agent(self, ends: contextlib.ExitStack) -> None:
+        seen = self._make_socket_directory(ends)
         command = [*self.agent_command, "serve", "--socket", str(self._socket)]
         if self._agent_user != getpass.getuser():
             group = pwd.getpwnam(self._agent_user).pw_gid
             drop = ["setpriv", f"--reuid={self._agent_user}", f"--regid={group}", "--clear-groups"]
             command = [*drop, "--", *command]
-        log = stack.enter_context(self.agent_log.open("ab"))
+        log = ends.enter_context(self.agent_log.open("ab"))
         process = subprocess.Popen(
             self._inside(command), stdin=subprocess.DEVNULL, stderr=log, cwd="/"
         )
-        stack.callback(_end, process)
+        ends.callback(terminate, process)
         deadline = time.monotonic() + START_TIMEOUT_S
         while not seen.exists():
             if process.poll() is not None or time.monotonic() > deadline:
                 raise SandboxError(f"the agent does not start:\n{self.agent_log.read_text()}")
             time.sleep(0.02)
 
-    def _make_socket_directory(self, stack: contextlib.ExitStack) -> Path:
+    def _make_socket_directory(self, ends: contextlib.ExitStack) -> Path:
         """Make a place that the agent may write to, and return the socket's path seen from here.
 
         It is outside our own directory, whose path may be too long for a socket's.
@@ -211,7 +191,7 @@ class Sshd:
             self._socket = AGENT_SOCKET
         else:
             temporary = tempfile.TemporaryDirectory(prefix="eic-", dir="/tmp")
-            seen = self._socket = Path(stack.enter_context(temporary)) / AGENT_SOCKET.name
+            seen = self._socket = Path(ends.enter_context(temporary)) / AGENT_SOCKET.name
         seen.parent.chmod(0o755)
         shutil.chown(seen.parent, self._agent_user)
         return seen
@@ -219,7 +199,7 @@ class Sshd:
     def _inside(self, command: list[str]) -> list[str]:
         return self._machine.command(*command) if self._machine else command
 
-    def _start(self, stack: contextlib.ExitStack) -> bool:
+    def _start_sshd(self, ends: contextlib.ExitStack) -> bool:
         sshd = find_program("sshd", "openssh-server")
         config = self.directory / "sshd_config"
         config.write_text(self._configuration())
@@ -233,10 +213,10 @@ class Sshd:
         deadline = time.monotonic() + START_TIMEOUT_S
         while process.poll() is None and time.monotonic() < deadline:
             if self.log.exists() and f"port {self._listen_port}" in self.log.read_text():
-                stack.callback(_end, process)
+                ends.callback(terminate, process)
                 return True
             time.sleep(0.02)
-        _end(process)
+        terminate(process)
         return False
 
     def _configuration(self) -> str:
@@ -289,9 +269,17 @@ Subsystem sftp internal-sftp
         return "nobody" if trial.returncode == 0 else getpass.getuser()
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    process.wait()
+def ssh_options(known_hosts: Path) -> list[str]:
+    """Options for an ssh that knows these hosts, and no keys or settings of the user's."""
+    options = (
+        "BatchMode=yes",
+        "IdentitiesOnly=yes",
+        "IdentityAgent=none",
+        "StrictHostKeyChecking=yes",
+        "GlobalKnownHostsFile=/dev/null",
+        f"UserKnownHostsFile={known_hosts}",
+    )
+    return ["-F", "none", *(word for option in options for word in ("-o", option))]
 
 
 def _python() -> list[str]:

@@ -17,7 +17,6 @@ import uuid
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from http import HTTPStatus
-from types import TracebackType
 from typing import TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
@@ -37,6 +36,7 @@ from eic_sandbox.iam import (
     Principal,
 )
 from eic_sandbox.instance import Endpoint, Instance
+from eic_sandbox.process import Running
 from eic_sandbox.sigv4 import SignatureRefused, SignedRequest, verify_url
 
 SERVICE = "ec2-instance-connect"
@@ -64,7 +64,7 @@ class _Refused(Exception):
         self.code = code
 
 
-class TunnelEndpoint:
+class TunnelEndpoint(Running):
     """Serves while the context lasts, in a thread of its own; sets the endpoint's DNS name."""
 
     def __init__(
@@ -87,28 +87,15 @@ class TunnelEndpoint:
         self._clock = clock
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="tunnel", daemon=True)
-        self._server: Server | None = None
         self._targets: dict[uuid.UUID, Target] = {}
 
-    def __enter__(self) -> "TunnelEndpoint":
+    def _start(self, ends: contextlib.ExitStack) -> None:
         self._thread.start()
-        try:
-            self._server = self._run(self._start())
-        except OSError:
-            self._end()
-            raise
-        port = next(iter(self._server.sockets)).getsockname()[1]
+        ends.callback(self._end)
+        server = self._run(self._serve())
+        ends.callback(lambda: self._run(_close(server)))
+        port = next(iter(server.sockets)).getsockname()[1]
         self._endpoint.dns_name = "localhost" if port == 443 else f"localhost:{port}"
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._run(self._stop())
-        self._end()
 
     def _run(self, coroutine: Coroutine[object, None, _Result]) -> _Result:
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
@@ -118,7 +105,7 @@ class TunnelEndpoint:
         self._thread.join()
         self._loop.close()
 
-    async def _start(self) -> Server:
+    async def _serve(self) -> Server:
         server: Server = await serve(
             self._carry,
             "127.0.0.1",
@@ -132,11 +119,6 @@ class TunnelEndpoint:
             close_timeout=1.0,
         )
         return server
-
-    async def _stop(self) -> None:
-        assert self._server is not None
-        self._server.close()
-        await self._server.wait_closed()
 
     async def _admit(self, connection: ServerConnection, request: Request) -> Response | None:
         request_id = str(connection.id)
@@ -266,6 +248,11 @@ async def _downstream(reader: asyncio.StreamReader, connection: ServerConnection
     with contextlib.suppress(ConnectionClosed, OSError):
         while data := await reader.read(_FRAME):
             await connection.send(data)
+
+
+async def _close(server: Server) -> None:
+    server.close()
+    await server.wait_closed()
 
 
 def _name(connection: ServerConnection, request: Request, response: Response) -> None:

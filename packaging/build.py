@@ -10,28 +10,36 @@ import email.utils
 import functools
 import gzip
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from stage import strip_program
 from wheels import ARCHITECTURES, ROOT, PackagingError, fetch, locked_wheels
 
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
+# Programs, or files at a path, with the Debian package that each is in.
+DEB_NEEDS = (("dpkg-buildpackage", "dpkg-dev"), ("dh", "debhelper"))
+RPM_NEEDS = (
+    ("rpmbuild", "rpm"),
+    ("bzip2", "bzip2"),
+    ("make", "make"),
+    ("/usr/share/selinux/devel/Makefile", "selinux-policy-dev"),
+)
 DEBIAN_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
 def project_version() -> str:
-    """Read the version that pyproject.toml has."""
-    return str(tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"])
+    """Read the version where it is written, without importing what the package imports."""
+    text = (ROOT / "eic_agent" / "__init__.py").read_text("utf-8")
+    [version] = re.findall(r'^__version__ = "(.+)"$', text, re.MULTILINE)
+    return str(version)
 
 
 def epoch() -> int:
@@ -45,14 +53,41 @@ def _output(*command: str) -> str:
     return ran.stdout
 
 
-def _require(program: str) -> None:
-    if shutil.which(program) is None:
-        raise PackagingError(f"needs the program {program}, which is not on this machine")
+def _require(needed: Sequence[tuple[str, str]]) -> None:
+    """Say in one line all that is not on this machine, and how it is installed."""
+    missing = [one for one in needed if shutil.which(one[0]) is None and not _is_file(one[0])]
+    if missing:
+        names, packages = (", ".join(sorted({*column})) for column in zip(*missing, strict=True))
+        install = packages.replace(", ", " ")
+        raise PackagingError(f"needs {names}; install what is missing: apt-get install {install}")
+
+
+def _is_file(what: str) -> bool:
+    return Path(what).is_absolute() and Path(what).is_file()
+
+
+def buildable(wanted: Sequence[str] | None) -> list[str]:
+    """Choose the architectures: those that are wanted, or else all whose binutils are here.
+
+    Raises PackagingError where one that is wanted, or every one, cannot be built here.
+    """
+    found, reasons = [], []
+    for architecture in wanted or ARCHITECTURES:
+        try:
+            strip_program(architecture)
+        except PackagingError as error:
+            reasons.append(f"{DEBIAN_ARCHITECTURES[architecture]} {error}")
+        else:
+            found.append(architecture)
+    if reasons and (wanted or not found):
+        raise PackagingError("; ".join(reasons))
+    for reason in reasons:
+        print(f"packaging/build.py: left out: {reason}", file=sys.stderr)  # noqa: T201
+    return found
 
 
 def _run(*command: str, cwd: Path, **environment: str) -> None:
     """Run a program that a package tool is made of; its output is shown only where it fails."""
-    _require(command[0])
     locale = {"LC_ALL": "C.UTF-8", "TZ": "UTC", "SOURCE_DATE_EPOCH": str(epoch())}
     ran = subprocess.run(
         command,
@@ -102,7 +137,6 @@ def build_deb(work: Path, version: str, architecture: str) -> list[Path]:
 
 def build_rpm(work: Path, version: str, python: str, architecture: str) -> list[Path]:
     """Build the rpms for one architecture, and the source rpm that other machines can rebuild."""
-    _require(python)
     top, name = work / architecture, f"eic-agent-{version}"
     source = top / "SOURCES" / name
     source.mkdir(parents=True)
@@ -153,7 +187,10 @@ def main() -> None:
     parser.add_argument("kind", choices=("deb", "rpm"))
     parser.add_argument("--output", type=Path, default=ROOT / "dist", help="(default: dist)")
     parser.add_argument(
-        "--architecture", choices=ARCHITECTURES, action="append", help="(default: every one)"
+        "--architecture",
+        choices=ARCHITECTURES,
+        action="append",
+        help="(default: every one that this machine has the binutils for)",
     )
     parser.add_argument(
         "--python",
@@ -161,17 +198,20 @@ def main() -> None:
         help="what runs the agent of the rpms: python3.11 is in Amazon Linux 2023 and "
         "Enterprise Linux 9, python3.12 is the one of Enterprise Linux 10 (default: %(default)s)",
     )
-    parser.add_argument("--version", help="(default: that of pyproject.toml)")
+    parser.add_argument("--version", help="(default: that of eic_agent/__init__.py)")
     arguments = parser.parse_args()
     version = arguments.version or project_version()
     try:
+        python = (arguments.python, arguments.python)
+        _require(DEB_NEEDS if arguments.kind == "deb" else (*RPM_NEEDS, python))
+        architectures = buildable(arguments.architecture)
         fetch(ROOT / ".cache" / "wheels")
         arguments.output.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory() as work, ThreadPoolExecutor() as pool:
             build = functools.partial(build_deb, Path(work), version)
             if arguments.kind == "rpm":
                 build = functools.partial(build_rpm, Path(work), version, arguments.python)
-            built = pool.map(build, arguments.architecture or ARCHITECTURES)
+            built = pool.map(build, architectures)
             # Of what is for no architecture, all builds make one; the first is taken.
             made = {path.name: path for paths in reversed([*built]) for path in paths}
             for name, path in sorted(made.items()):

@@ -73,14 +73,20 @@ def _module(path: PurePath, content: bytes) -> bytes:
     return b"#" + content if path.suffix == ".py" and content.startswith(b"#!") else content
 
 
+def strip_program(architecture: str) -> str:
+    """Name the program that strips this architecture's machine code; raises PackagingError."""
+    strip = f"{architecture}-linux-gnu-strip"
+    if shutil.which(strip) is not None:
+        return strip
+    if platform.machine() == architecture and shutil.which("strip") is not None:
+        return "strip"
+    package = f"binutils-{architecture.replace('_', '-')}-linux-gnu"
+    raise PackagingError(f"needs {strip}; install it with: apt-get install {package}")
+
+
 def _strip(bundle: Path, architecture: str) -> None:
     """Drop the symbols that only debuggers read; what is loaded stays as it is."""
-    strip = f"{architecture}-linux-gnu-strip"
-    if shutil.which(strip) is None:
-        if platform.machine() != architecture or shutil.which("strip") is None:
-            package = f"binutils-{architecture.replace('_', '-')}-linux-gnu"
-            raise PackagingError(f"needs {strip}; install it with: apt-get install {package}")
-        strip = "strip"
+    strip = strip_program(architecture)
     options = ["--strip-unneeded", "--remove-section=.comment"]
     subprocess.run([strip, *options, *sorted(bundle.rglob("*.so"))], check=True)
 

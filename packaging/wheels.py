@@ -79,10 +79,12 @@ def locked_wheels(directory: Path, architecture: str) -> tuple[Path, ...]:
 
 def wheels_by_hash(directory: Path) -> dict[str, Path]:
     """Find the wheels in a directory by their SHA-256."""
-    return {
-        hashlib.sha256(path.read_bytes()).hexdigest(): path
-        for path in sorted(directory.glob("*.whl"))
-    }
+    return {sha256(path): path for path in sorted(directory.glob("*.whl"))}
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def fetch(directory: Path) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 
 import eic_agent.client
+from eic_agent import client_chain
 from tests.support import lacking, not_as_root, program, pythons, root
 
 CLIENT = Path(eic_agent.client.__file__)
@@ -24,6 +25,8 @@ Script = Callable[[socket.socket], None]
 
 
 PYTHONS = pythons()
+# The whole lookup, where what answers has to be started.
+WITH_A_START_S = eic_agent.client.DEADLINE_S + eic_agent.client.LONGER_S
 
 
 class FakeAgent:
@@ -112,13 +115,13 @@ def read_request(connection: socket.socket) -> list[bytes]:
 class Run:
     """One client under each Python, all at once."""
 
-    def __init__(self, *arguments: str | bytes | Path) -> None:
+    def __init__(self, *arguments: str | bytes | Path, client: Path = CLIENT) -> None:
         self.done: dict[str, tuple[int, bytes, bytes]] = {}
         self.pids: dict[str, int] = {}
         running = {}
         before = not_as_root()
         for version, python in PYTHONS.items():
-            words = [*before, python, "-I", "-S", CLIENT, *arguments]
+            words = [*before, python, "-I", "-S", client, *arguments]
             argv = [os.fsencode(word) for word in words]
             running[version] = subprocess.Popen(
                 argv,
@@ -145,6 +148,18 @@ class Run:
 
 
 @pytest.fixture
+def hurried(tmp_path: Path) -> Path:
+    """The same client with less patience: 1 s for a lookup, 2 s more for a start."""
+    for file in CLIENT.parent.glob("client*.py"):
+        source = file.read_text().replace("LONGER_S = 26.0", "LONGER_S = 2.0")
+        source = source.replace("GREETING_S = 4.0, 3.0", "GREETING_S = 1.0, 0.7")
+        (tmp_path / file.name).write_text(source)
+    assert client_chain.LONGER_S == eic_agent.client.LONGER_S == 26.0
+    assert (eic_agent.client.DEADLINE_S, eic_agent.client.GREETING_S) == (4.0, 3.0)
+    return tmp_path / CLIENT.name
+
+
+@pytest.fixture
 def one_process(tmp_path: Path) -> Path:
     """An executable in the agent's place, which prints how it was run."""
     path = tmp_path / "eic-agent"
@@ -159,7 +174,7 @@ def assert_fell_back(run: Run, *names: str) -> None:
         assert (status, errors) == (0, b""), (version, errors)
         *words, pids = os.fsdecode(out).splitlines()
         assert words[:-1] == ["authorized-keys", *names, "--deadline-s"], version
-        assert 0 < float(words[-1]) <= eic_agent.client.DEADLINE_S, version
+        assert 0 < float(words[-1]) <= WITH_A_START_S, version
         assert pids == f"{os.getpid()} {run.pids[version]}", version
 
 
@@ -290,7 +305,7 @@ def test_a_silent_agent_costs_no_more_than_the_greeting_may_take(
     run = Run("--socket", agent(sending(then_silent=True)), "--agent", one_process, "ec2-user")
     for _, out, _ in run.done.values():
         left = float(out.splitlines()[-2])
-        assert 0 < left <= eic_agent.client.DEADLINE_S - eic_agent.client.GREETING_S
+        assert 0 < left <= WITH_A_START_S - eic_agent.client.GREETING_S
 
 
 @pytest.mark.parametrize("kind", ["absent", "refusing", "no socket", "full", "path too long"])
@@ -374,7 +389,84 @@ def test_an_agent_that_goes_while_it_works_leaves_the_rest_of_the_time(
 
     run = Run("--socket", agent(script), "--agent", one_process, "ec2-user")
     assert_fell_back(run, "ec2-user")
-    assert all(float(out.splitlines()[-2]) <= 3 for _, out, _ in run.done.values())
+    assert all(float(out.splitlines()[-2]) <= WITH_A_START_S - 1 for _, out, _ in run.done.values())
+
+
+def test_an_agent_that_greeted_and_hangs_is_not_competed_with(
+    agent: Start, one_process: Path
+) -> None:
+    script = sending(b"+", then_silent=True)
+    run = Run("--socket", agent(script), "--agent", one_process, "ec2-user")
+    run.each(1, b"", stderr_lines=1)
+
+
+# -- the agent is starting ------------------------------------------------------------------------
+
+
+def starting(*then: bytes) -> Script:
+    """Plays an agent that needs longer to start than a lookup may take, and then sends these."""
+
+    def script(connection: socket.socket) -> None:
+        connection.sendall(b"*")
+        read_request(connection)
+        time.sleep(1.5)  # of a hurried client
+        for piece in then:
+            connection.sendall(piece)
+            time.sleep(0.05)
+
+    return script
+
+
+def test_an_agent_that_is_starting_is_waited_for(
+    agent: Start, one_process: Path, hurried: Path
+) -> None:
+    path = agent(starting(b"+", b"A" + len(KEYS).to_bytes(4, "big") + KEYS))
+    run = Run("--socket", path, "--agent", one_process, "ec2-user", client=hurried)
+    run.each(0, KEYS)
+
+
+def test_an_agent_that_goes_while_it_starts_leaves_the_rest_of_the_longer_time(
+    agent: Start, one_process: Path, hurried: Path
+) -> None:
+    path = agent(starting())
+    run = Run("--socket", path, "--agent", one_process, "ec2-user", client=hurried)
+    assert_fell_back(run, "ec2-user")
+
+
+@pytest.mark.parametrize("sent", [b"**", b"+*", b"*A\0\0\0\0"])
+def test_starting_comes_once_and_first(agent: Start, one_process: Path, sent: bytes) -> None:
+    run = Run("--socket", agent(sending(sent)), "--agent", one_process, "ec2-user")
+    assert_fell_back(run, "ec2-user")
+
+
+def test_the_deadline_is_handed_over_as_a_moment(tmp_path: Path) -> None:
+    one_process = tmp_path / "eic-agent"
+    one_process.write_text('#!/bin/sh\necho "$EIC_DEADLINE_MONOTONIC"\n')
+    one_process.chmod(0o755)
+    before = time.monotonic()
+    run = Run("--socket", tmp_path / "none", "--agent", one_process, "ec2-user")
+    for version, (_, out, _) in run.done.items():
+        began = float(out) - WITH_A_START_S
+        assert before <= began + 0.001 <= time.monotonic(), version
+
+
+def test_beside_a_chained_command_a_start_is_waited_for_too(
+    agent: Start, one_process: Path, hurried: Path
+) -> None:
+    path = agent(starting(b"+", b"A" + len(KEYS).to_bytes(4, "big") + KEYS))
+    run = Run("--socket", path, "--agent", one_process, *sh("echo theirs"), client=hurried)
+    run.each(0, KEYS + b"theirs\n")
+
+
+def test_a_chained_command_that_hangs_is_not_waited_for_as_long(
+    agent: Start, one_process: Path, hurried: Path
+) -> None:
+    hurried.write_text(hurried.read_text().replace("LONGER_S = 2.0", "LONGER_S = 60.0"))
+    path = agent(starting(b"+", b"A" + len(KEYS).to_bytes(4, "big") + KEYS))
+    begun = time.monotonic()
+    hangs = sh("exec sleep 1000")
+    Run("--socket", path, "--agent", one_process, *hangs, client=hurried).each(0, KEYS)
+    assert time.monotonic() - begun < 60
 
 
 @pytest.mark.parametrize(
@@ -576,13 +668,16 @@ def test_our_failure_costs_none_of_the_chained_keys(tmp_path: Path) -> None:
     run.each(0, b"theirs\n", stderr_lines=1)
 
 
-def test_our_hanging_costs_none_of_the_chained_keys(agent: Start, tmp_path: Path) -> None:
+def test_our_hanging_costs_none_of_the_chained_keys(
+    agent: Start, tmp_path: Path, hurried: Path
+) -> None:
     pids = tmp_path / "pids"
     one_process = tmp_path / "eic-agent"
     one_process.write_text(f"#!/bin/sh\necho ours\necho $$ >>{pids}\nexec sleep 1000\n")
     one_process.chmod(0o755)
     path = agent(sending())
-    Run("--socket", path, "--agent", one_process, *sh("echo theirs")).each(0, b"theirs\n")
+    run = Run("--socket", path, "--agent", one_process, *sh("echo theirs"), client=hurried)
+    run.each(0, b"theirs\n")
     assert_gone(pids)
 
 
@@ -603,7 +698,7 @@ def test_the_fallback_works_beside_a_chained_command(tmp_path: Path, one_process
         *words, pids, theirs = out.decode().splitlines()
         assert words[:-1] == ["authorized-keys", "ec2-user", "SHA256:abc", "--deadline-s"], version
         # Our own lookup ends before the deadline, so that what it then says is heard.
-        assert float(words[-1]) <= eic_agent.client.DEADLINE_S - 0.2, version
+        assert float(words[-1]) <= WITH_A_START_S - 0.2, version
         assert pids.split()[0] == str(os.getpid()), version
         assert theirs == "theirs", version
 

@@ -6,7 +6,7 @@ Defaults stand in the dataclasses and nowhere else; docs/configuration.md descri
 import os
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,18 @@ DEFAULT_PATH = Path("/etc/eic-agent/config.toml")
 # A mistake in these costs nobody a login: it is reported, and the default stays.
 _TOLERANT_TABLES = ("agent", "log")
 
+# What forbids adds up over the files: no later file can make an earlier one's words void.
+_ADD_UP = frozenset({"policy.deny_users", "policy.deny_groups", "policy.rules"})
+
 
 @dataclass(frozen=True, slots=True)
 class ImdsConfig:
-    """Where the metadata service is, and how many seconds a request and a lookup may take."""
+    """Where the metadata service is; seconds that a request, a lookup, one that starts us take."""
 
     endpoint: str = "auto"
     timeout_s: float = 1.0
     deadline_s: float = 4.0
+    start_s: float = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +60,10 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """The lowest level that is written."""
+    """The lowest level that is written, and whether a grant needs its entry."""
 
     level: str = "info"
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +80,17 @@ class Config:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A configuration, the files it came from, and what is wrong without being an error."""
+    """A configuration, the files it came from, and what is wrong without being an error.
+
+    `origins` has the files of each value that is not a default, by its name as in "keys.options";
+    those of "policy.rules" are one for each rule. `notes` are for whoever checks the files.
+    """
 
     config: Config
     warnings: tuple[str, ...]
     files: tuple[Path, ...]
+    origins: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +99,7 @@ class _Report:
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def error(self, file: Path, problem: str) -> None:
         self.errors.append(escape(f"{file}: {problem}"))
@@ -95,49 +107,91 @@ class _Report:
     def warn(self, file: Path, problem: str) -> None:
         self.warnings.append(escape(f"{file}: {problem}"))
 
+    def note(self, file: Path, remark: str) -> None:
+        self.notes.append(escape(f"{file}: {remark}"))
+
+
+class _Values:
+    """What the files read so far set, and which of them set what."""
+
+    def __init__(self) -> None:
+        self.tables: dict[str, dict[str, Any]] = {table: {} for table in schema.TABLES}
+        self.origins: dict[str, tuple[Path, ...]] = {}
+
+    def set(self, table: str, key: str, value: Any, file: Path, report: _Report) -> None:
+        name = f"{table}.{key}"
+        values = self.tables[table]
+        before = values.get(key)
+        files = (file,) * (len(value) if name == "policy.rules" else 1)
+        if before and name in _ADD_UP:
+            if not value:
+                report.note(file, f"{name} is empty, which takes away nothing of earlier files")
+            value = (*before, *(item for item in value if key == "rules" or item not in before))
+            files = self.origins[name] + files
+        elif before and isinstance(value, tuple) and value != before:
+            earlier = self.origins[name][0]
+            report.note(file, f"{name} replaces the list that {earlier} has")
+        values[key] = value
+        self.origins[name] = files
+
 
 def load(path: Path, *, must_exist: bool = False) -> Loaded:
     """Read a file, then every `*.toml` in `config.d` beside it in the order of their names.
 
-    What a later file sets replaces what an earlier one set, key by key. A file that is not there
-    leaves the defaults, unless it `must_exist`. Raises ConfigError listing every error, one a line.
+    What a later file sets replaces what an earlier one set, key by key; but deny lists add up, and
+    rules follow each other in the order of the files. A file that is not there leaves the defaults,
+    unless it `must_exist`. Raises ConfigError listing every error, one a line.
     """
     report = _Report()
-    values: dict[str, dict[str, Any]] = {table: {} for table in schema.TABLES}
+    values = _Values()
     files: list[Path] = []
-    # A link to nowhere is a mistake, where no file at all is a choice.
-    optional = not must_exist and not os.path.islink(path)  # noqa: PTH114 - Path's raises
     drop_ins = path.parent / "config.d"
     for file in (path, *_drop_ins(drop_ins, report)):
-        document = _read(file, report, optional=optional and file is path)
+        document = _read(file, report, optional=file is path and not must_exist)
         if document is not None:
             files.append(file)
             _merge(file, document, values, report)
-    anchors = anchor_file(values["trust"].get("anchors", TrustRules().anchors))
+    anchors = anchor_file(values.tables["trust"].get("anchors", TrustRules().anchors))
     for item in (path.parent, drop_ins, *files, *([] if anchors is None else _on_the_way(anchors))):
         _warn_if_insecure(item, report)
     if report.errors:
         raise ConfigError("\n".join(report.errors + report.warnings))
-    return Loaded(_build(values), tuple(report.warnings), tuple(files))
+    return Loaded(
+        _build(values.tables),
+        tuple(report.warnings),
+        tuple(files),
+        values.origins,
+        tuple(report.notes),
+    )
 
 
 def _drop_ins(directory: Path, report: _Report) -> list[Path]:
     """Files of the directory, but hidden ones, which editors and package managers leave behind."""
     try:
-        files = [file for file in directory.iterdir() if file.suffix == ".toml"]
-    except FileNotFoundError:
-        return []
+        files = sorted(file for file in directory.iterdir() if not file.name.startswith("."))
     except OSError as error:
-        report.error(directory, f"cannot be read: {error.strerror}")
+        if not _is_absent(directory, error):
+            report.error(directory, f"cannot be read: {error.strerror}")
         return []
-    return sorted(file for file in files if not file.name.startswith("."))
+    for file in files:
+        if file.suffix != ".toml":
+            report.note(file, "is not read, since its name does not end in .toml")
+    return [file for file in files if file.suffix == ".toml"]
+
+
+def _is_absent(path: Path, error: OSError) -> bool:
+    """Whether nobody put anything there: a choice, where a link to nowhere is a mistake."""
+    if not isinstance(error, FileNotFoundError):
+        return False
+    there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    return there != path and there.exists()
 
 
 def _read(file: Path, report: _Report, *, optional: bool) -> dict[str, Any] | None:
     try:
         return tomllib.loads(file.read_bytes().decode("utf-8"))
     except OSError as error:
-        if not (optional and isinstance(error, FileNotFoundError)):
+        if not (optional and _is_absent(file, error)):
             report.error(file, f"cannot be read: {error.strerror}")
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -170,9 +224,7 @@ def _warn_if_insecure(path: Path, report: _Report) -> None:
         report.warn(path, f"has mode {mode:o}, so others can let anybody in; chmod go-w")
 
 
-def _merge(
-    file: Path, document: dict[str, Any], values: dict[str, dict[str, Any]], report: _Report
-) -> None:
+def _merge(file: Path, document: dict[str, Any], values: _Values, report: _Report) -> None:
     for table, content in document.items():
         complain = report.warn if table in _TOLERANT_TABLES else report.error
         if table not in schema.TABLES:
@@ -181,7 +233,8 @@ def _merge(
             complain(file, f"{table} is {schema.shown(content)}; accepted is a table [{table}]")
         else:
             read, problems = schema.read_table(content, schema.TABLES[table])
-            values[table].update(read)
+            for key, value in read.items():
+                values.set(table, key, value, file, report)
             for problem in problems:
                 complain(file, f"{table}.{problem}")
 
@@ -210,24 +263,33 @@ def _build(values: dict[str, dict[str, Any]]) -> Config:
     )
 
 
-def show(config: Config) -> str:
-    """Write a configuration as TOML that `load` reads back to the same."""
-    return "\n".join(_lines(config)) + "\n"
+def show(config: Config, origins: Mapping[str, tuple[Path, ...]] | None = None) -> str:
+    """Write a configuration as TOML that `load` reads back to the same.
+
+    With `origins`, a comment behind each value names the files that it is from.
+    """
+    return "\n".join(_lines(config, origins)) + "\n"
 
 
-def _lines(config: Config) -> Iterator[str]:
-    yield from _table("[imds]", config.imds)
-    yield from _table("[identity]", config.identity)
-    yield from _table("[trust]", config.trust)
-    yield from _table("[keys]", config.policy.keys)
-    yield from _table("[policy]", config.policy.users)
-    for rule in config.policy.callers:
-        yield from _table("[[policy.rules]]", rule)
-    yield from _table("[agent]", config.agent)
-    yield from _table("[log]", config.log)
+def _lines(config: Config, origins: Mapping[str, tuple[Path, ...]] | None) -> Iterator[str]:
+    def table(name: str, values: Any) -> Iterator[str]:
+        yield f"[{name}]"
+        for key in fields(values):
+            line = f"{key.name} = {schema.toml(getattr(values, key.name))}"
+            yield line if origins is None else line + _from(*origins.get(f"{name}.{key.name}", ()))
+
+    yield from table("imds", config.imds)
+    yield from table("identity", config.identity)
+    yield from table("trust", config.trust)
+    yield from table("keys", config.policy.keys)
+    yield from table("policy", config.policy.users)
+    for number, rule in enumerate(config.policy.callers):
+        yield "[[policy.rules]]" + (_from(origins["policy.rules"][number]) if origins else "")
+        for key in fields(rule):
+            yield f"{key.name} = {schema.toml(getattr(rule, key.name))}"
+    yield from table("agent", config.agent)
+    yield from table("log", config.log)
 
 
-def _table(heading: str, values: Any) -> Iterator[str]:
-    yield heading
-    for key in fields(values):
-        yield f"{key.name} = {schema.toml(getattr(values, key.name))}"
+def _from(*files: Path) -> str:
+    return f"  # {', '.join(escape(str(file)) for file in files) or 'the default'}"

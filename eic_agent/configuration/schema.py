@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from eic_agent import client
 from eic_agent.configuration import keyoptions
 from eic_agent.errors import ConfigError
 from eic_agent.journal.writer import LEVELS
 from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.keyblock import KEY_TYPES
 from eic_agent.lookup.policy import CallerRule
-from eic_agent.metadata.endpoints import endpoint_urls
+from eic_agent.metadata.endpoints import endpoint_addresses
 
 _USER_NAME = re.compile(r"[A-Za-z0-9_.][A-Za-z0-9_.@$\\-]*")
 
@@ -69,7 +70,7 @@ def _rsa_bits(value: object) -> object:
 def _endpoint(value: object) -> object:
     if isinstance(value, str):
         with contextlib.suppress(ConfigError):
-            endpoint_urls(value)
+            endpoint_addresses(value)
             return value
     return _not_accepted(
         value,
@@ -160,6 +161,9 @@ TABLES: dict[str, dict[str, Reader]] = {
         "endpoint": _endpoint,
         "timeout_s": _number(0.1, 30, "seconds for one request"),
         "deadline_s": _number(0.1, 30, "seconds for one lookup, everything included"),
+        "start_s": _number(
+            1, client.DEADLINE_S + client.LONGER_S, "seconds for a lookup that waits for a start"
+        ),
     },
     "identity": {
         "sysfs_root": _directory,
@@ -189,7 +193,7 @@ TABLES: dict[str, dict[str, Reader]] = {
         "idle_exit_s": _number(0, 86400, "seconds, 0 for never"),
         "clients": _strings(_USER_NAME.fullmatch, "a user name"),
     },
-    "log": {"level": _one_of(*LEVELS)},
+    "log": {"level": _one_of(*LEVELS), "required": _boolean},
 }
 
 

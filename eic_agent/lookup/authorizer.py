@@ -10,18 +10,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from eic_agent.errors import ConfigError, MetadataUnavailable, Reason, UntrustedMaterial
+from eic_agent.errors import (
+    ConfigError,
+    MetadataUnavailable,
+    Reason,
+    UntrustedMaterial,
+    UsersUnavailable,
+)
 from eic_agent.journal.writer import Journal
+from eic_agent.lookup.clock import Clock
 from eic_agent.lookup.flights import Daemons, Flights, Workers
 from eic_agent.lookup.identity import Partition, check_instance_id, read_hardware
 from eic_agent.lookup.judge import Judge
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.outcomes import Outcome
 from eic_agent.lookup.policy import Grant, Policy, Refusal, check_user
 from eic_agent.lookup.question import Answer, Question
+from eic_agent.lookup.record import Recorder
 from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace, untraced
 from eic_agent.lookup.trust import TrustRules
-from eic_agent.lookup.users import group_names
+from eic_agent.lookup.users import Account, UserDatabase
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import NEVER, Deadline
 
@@ -35,6 +44,7 @@ class Rules:
     sysfs_root: Path
     deadline_s: float
     partitions: tuple[Partition, ...] = ()
+    record_required: bool = False  # refuse what the journal has no entry of
 
 
 @dataclass
@@ -59,9 +69,11 @@ class Authorizer:
         clock: Callable[[], float],
         workers: Workers,
         counters: Counters,
+        users: UserDatabase,
         ends: Deadline = NEVER,
+        memory: Memory | None = None,
     ) -> None:
-        """`counters` may have counted before, under another configuration.
+        """`counters`, `users` and `memory` may be from before, under another configuration.
 
         No request lasts beyond `ends`, whoever else may wait for it: a process that answers one
         lookup must not outlive its deadline.
@@ -72,29 +84,36 @@ class Authorizer:
 
         self.metadata = metadata
         self._rules = rules
-        self._journal = journal
+        self._recorder = Recorder(journal, rules.record_required)
+        self._clock = clock
         self._lock = threading.Lock()
         self._instance_id: str | None = None
-        # The user database may take longer than there is time; nobody need wait for it then.
-        self._groups = Flights(Daemons(), group_names, "the groups of {}")
+        # In threads of their own: a user database that hangs leaves metadata its workers.
+        self._accounts: Flights[str, Account | None] = Flights(
+            Daemons(), lambda user: users.account(user, bound()), "{} from the user database"
+        )
         self._claimed_id: Flights[None, str] = Flights(
             workers, lambda _: metadata.instance_id(bound()), "the instance id"
         )
         self._active_keys: Flights[str, bytes | None] = Flights(
             workers, lambda user: metadata.active_keys(user, bound()), "the keys of {}"
         )
+        memory = Memory() if memory is None else memory
+        skew_s = rules.policy.keys.clock_skew_s
+        self._believed = Clock(clock, memory, skew_s, lambda: metadata.clock_offset_s)
         self.signers = Signers(
-            metadata, rules.trust, clock, workers, bound, partitions=rules.partitions
+            metadata, rules.trust, self._believed, workers, bound, partitions=rules.partitions
         )
-        self._judge = Judge(rules.policy, self.signers, clock, lambda: metadata.clock_offset_s)
+        self._judge = Judge(rules.policy, self.signers, self._believed, memory)
         self.counters = counters
 
     def lookup(self, question: Question, deadline: Deadline, trace: Trace = untraced) -> Answer:
-        """Decide which keys sshd may be told of; `record` the answer once it was delivered."""
+        """Decide which keys may be granted; sshd is told what `record` makes of the answer."""
         begun = time.monotonic()
+        self._believed.now()  # whatever is asked: how late it is must be known when it is needed
         try:
             outcomes = self._decide(question, deadline, trace)
-        except MetadataUnavailable as error:
+        except (MetadataUnavailable, UsersUnavailable) as error:
             answer = Answer(undecided=Reason.METADATA_UNAVAILABLE, detail=str(error))
         except ConfigError as error:
             answer = Answer(undecided=Reason.INVALID_CONFIG, detail=str(error))
@@ -102,34 +121,39 @@ class Authorizer:
             answer = Answer(
                 lines=tuple(o.result.line for o in outcomes if isinstance(o.result, Grant)),
                 decisions=tuple(
-                    o.decision(question, self._instance_id, time.monotonic() - begun)
+                    o.decision(question, self._instance_id, time.monotonic() - begun, self._clock())
                     for o in outcomes
                 ),
             )
         self._count(answer, time.monotonic() - begun)
         return answer
 
-    def record(self, question: Question, answer: Answer, *, delivered: bool = True) -> None:
-        """Tell the journal (step 9); what sshd was not told is not called granted."""
-        for decision in answer.decisions:
-            if delivered or not decision.granted:
-                self._journal.decision(decision)
-        if answer.undecided is not None:
-            self._journal.problem(answer.undecided, answer.detail, user=question.user)
+    def record(self, question: Question, answer: Answer, deadline: Deadline) -> Answer:
+        """Tell the journal (step 9), which may take until the deadline; give what sshd may have."""
+        recorded = self._recorder.record(question, answer, deadline)
+        if missing := len(answer.lines) - len(recorded.lines):
+            with self._lock:
+                self.counters.granted -= missing
+                self.counters.refused[Reason.NOT_RECORDED.value] += missing
+        return recorded
+
+    def undelivered(self, answer: Answer) -> None:
+        """Tell the journal that sshd's client did not take a recorded answer."""
+        self._recorder.undelivered(answer)
 
     def _decide(self, question: Question, deadline: Deadline, trace: Trace) -> list[Outcome]:
-        refusal = check_user(
+        subject = check_user(
             question.user,
-            self._rules.policy.users,
-            lambda user: self._groups.get(user, deadline.remaining()),
+            self._rules.policy,
+            lambda user: self._accounts.get(user, deadline.remaining()),
         )
-        if refusal is not None and refusal.reason is Reason.UNADDRESSABLE_USER:
-            trace(1, refusal.reason.value, user=question.user, problem=refusal.detail)
+        if isinstance(subject, Refusal) and subject.reason is Reason.UNADDRESSABLE_USER:
+            trace(1, subject.reason.value, user=question.user, problem=subject.detail)
             return []  # no key can have been pushed, so none is decided about
         trace(1, "ok", user=question.user)
-        if refusal is not None:
-            trace(2, refusal.reason.value, problem=refusal.detail)
-            return [Outcome(replace(refusal, fingerprint=question.fingerprint))]
+        if isinstance(subject, Refusal):
+            trace(2, subject.reason.value, problem=subject.detail)
+            return [Outcome(replace(subject, fingerprint=question.fingerprint))]
         trace(2, "ok", rules=self._rules.policy.users)
         try:
             instance_id = self._check_identity(deadline, trace)
@@ -141,7 +165,7 @@ class Authorizer:
             trace(4, "nobody pushed a key for this user")
             return []
         trace(4, "ok", bytes=len(document))
-        outcomes = self._judge.outcomes(document, question, instance_id, deadline, trace)
+        outcomes = self._judge.outcomes(document, question, subject, instance_id, deadline, trace)
         if any(outcome.reason is Reason.OTHER_INSTANCE for outcome in outcomes):
             self._forget_identity()
         return outcomes

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from eic_agent.errors import Reason
+from eic_agent.lookup.callers import is_named
 from eic_agent.lookup.keyblock import (
     KEY_TYPES,
     KeyBlock,
@@ -20,6 +21,7 @@ from eic_agent.lookup.keyblock import (
     parse_public_key,
     sha256_fingerprint,
 )
+from eic_agent.lookup.users import Account, Group
 
 # InstanceOSUser of the API's SendSSHPublicKey.
 _OS_USER = re.compile(
@@ -27,7 +29,6 @@ _OS_USER = re.compile(
     r"|(?=.{2,32}\Z)[0-9]{1,32}[A-Za-z@._-][A-Za-z0-9@._-]*[A-Za-z0-9$_-]?",
     re.ASCII,
 )
-_ASSUMED_ROLE = re.compile(r"arn:([^:]+):sts::([0-9]+):assumed-role/([^/]+)/[^/]+", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,10 @@ class KeyRules:
 
 @dataclass(frozen=True, slots=True)
 class UserRules:
-    """Shell patterns on OS users and their groups; all four lists must let a user pass."""
+    """Who may have pushed keys; all four lists must let a user pass.
+
+    Shell patterns on the names of OS users and their groups, or ids where all are digits.
+    """
 
     allow_users: tuple[str, ...] = ()
     deny_users: tuple[str, ...] = ()
@@ -54,7 +58,7 @@ class UserRules:
 
 @dataclass(frozen=True, slots=True)
 class CallerRule:
-    """Shell patterns on OS users, and on the IAM principals who may push for them."""
+    """OS users, as in UserRules, and patterns of callers.py on who may push for them."""
 
     users: tuple[str, ...]
     callers: tuple[str, ...]
@@ -67,6 +71,14 @@ class Policy:
     keys: KeyRules = KeyRules()
     users: UserRules = UserRules()
     callers: tuple[CallerRule, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """The OS user of a lookup; the account is asked for only where a rule needs it."""
+
+    name: str
+    account: Account | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,37 +107,82 @@ class Grant:
     fingerprint: str
 
 
+def can_be_pushed_for(user: str) -> bool:
+    """Say whether the API takes keys for a user of this name (InstanceOSUser)."""
+    return _OS_USER.fullmatch(user) is not None
+
+
 def check_user(
-    user: str, rules: UserRules, group_names: Callable[[str], frozenset[str]]
-) -> Refusal | None:
+    user: str, policy: Policy, look_up: Callable[[str], Account | None]
+) -> Subject | Refusal:
     """Refuse a user who can have no pushed keys (step 1) or whom policy rules out (step 2).
 
-    `group_names` is asked only where a rule speaks of groups.
+    `look_up` is asked only where a rule speaks of groups or ids. Then a user without an account is
+    refused, and so is, where names of groups are denied, one of whose groups there is no name for.
     """
-    if not _OS_USER.fullmatch(user):
+    if not can_be_pushed_for(user):
         return Refusal(
             Reason.UNADDRESSABLE_USER, "the API takes no key for such a name (InstanceOSUser)"
         )
-    groups: frozenset[str] = frozenset()
-    if rules.allow_groups or rules.deny_groups:
-        groups = group_names(user)
-    if _matches(user, rules.deny_users):
-        problem = "policy.deny_users names the user"
-    elif rules.deny_groups and not groups:
-        problem = "policy.deny_groups: the user database names no group of the user"
-    elif any(_matches(group, rules.deny_groups) for group in groups):
-        problem = "policy.deny_groups names one of the user's groups"
-    elif rules.allow_users and not _matches(user, rules.allow_users):
-        problem = "policy.allow_users does not name the user"
-    elif rules.allow_groups and not any(_matches(group, rules.allow_groups) for group in groups):
-        problem = "policy.allow_groups names none of the user's groups"
-    else:
-        return None
+    rules = policy.users
+    subject = Subject(user)
+    if _needs_account(policy) and not is_among(subject, rules.deny_users):
+        subject = Subject(user, look_up(user))
+        if subject.account is None:
+            return _ruled_out(
+                "the user database knows no such user, and rules speak of ids or groups"
+            )
+    groups = subject.account.groups if subject.account else ()
+    nameless = [group.gid for group in groups if group.name is None]
+    if is_among(subject, rules.deny_users):
+        return _ruled_out("policy.deny_users names the user")
+    if any(_is_listed(group, rules.deny_groups) for group in groups):
+        return _ruled_out("policy.deny_groups names one of the user's groups")
+    if nameless and not all(map(is_id, rules.deny_groups)):
+        return _ruled_out(
+            f"policy.deny_groups: the user is in group {nameless[0]}, which has no name"
+        )
+    if rules.allow_users and not is_among(subject, rules.allow_users):
+        return _ruled_out("policy.allow_users does not name the user")
+    if rules.allow_groups and not any(_is_listed(group, rules.allow_groups) for group in groups):
+        return _ruled_out("policy.allow_groups names none of the user's groups")
+    return subject
+
+
+def _ruled_out(problem: str) -> Refusal:
     return Refusal(Reason.USER_NOT_ALLOWED, problem)
 
 
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
+def _needs_account(policy: Policy) -> bool:
+    users = policy.users
+    named = [*users.allow_users, *users.deny_users]
+    named += [user for rule in policy.callers for user in rule.users]
+    return bool(users.allow_groups or users.deny_groups or any(map(is_id, named)))
+
+
+def is_id(pattern: str) -> bool:
+    """Say whether a pattern is the id of a user or group; the API takes no such name of a user."""
+    return pattern.isascii() and pattern.isdigit()
+
+
+def is_among(subject: Subject, patterns: tuple[str, ...]) -> bool:
+    """Say whether one of the patterns names the user, or is the id of a user who was looked up."""
+    account = subject.account
+    return any(
+        (account is not None and account.uid == int(pattern))
+        if is_id(pattern)
+        else fnmatchcase(subject.name, pattern)
+        for pattern in patterns
+    )
+
+
+def _is_listed(group: Group, patterns: tuple[str, ...]) -> bool:
+    return any(
+        group.gid == int(pattern)
+        if is_id(pattern)
+        else group.name is not None and fnmatchcase(group.name, pattern)
+        for pattern in patterns
+    )
 
 
 def check_block(
@@ -182,16 +239,16 @@ def _check_key(block: KeyBlock, rules: KeyRules, fingerprint: str) -> Claim | Re
     return Claim(block, key, fingerprint)
 
 
-def decide(claim: Claim, user: str, policy: Policy, now: float) -> Grant | Refusal:
+def decide(claim: Claim, subject: Subject, policy: Policy, now: float) -> Grant | Refusal:
     """Grant a claim whose signature is verified, where its caller may push for the user.
 
     Steps 8 and 9; the time is checked once more, since verifying the signer may have taken some.
     The line is the key re-encoded: no byte of what metadata served is passed on
     but, with keys.export_caller, a caller of plain characters.
     """
-    refusal = _check_time(
-        claim.block.expires, policy.keys, now, claim.fingerprint
-    ) or _check_caller(claim.block.caller, user, policy.callers, claim.fingerprint)
+    refusal = _check_time(claim.block.expires, policy.keys, now, claim.fingerprint) or check_caller(
+        claim.block.caller, subject, policy.callers, claim.fingerprint
+    )
     if refusal is not None:
         return refusal
     options = list(policy.keys.options)
@@ -202,29 +259,24 @@ def decide(claim: Claim, user: str, policy: Policy, now: float) -> Grant | Refus
     return Grant(f"{','.join(options)} {line}" if options else line, claim.fingerprint)
 
 
-def _check_caller(
-    caller: str | None, user: str, rules: tuple[CallerRule, ...], fingerprint: str
+def check_caller(
+    caller: str | None,
+    subject: Subject,
+    rules: tuple[CallerRule, ...],
+    fingerprint: str | None = None,
 ) -> Refusal | None:
     """Apply the first rule whose users match; where none does, every caller may push."""
-    rule = next((rule for rule in rules if _matches(user, rule.users)), None)
-    if rule is None:
-        return None
-    if caller is not None and any(_matches(name, rule.callers) for name in _principals(caller)):
+    at = deciding_rule(subject, rules)
+    if at is None or (caller is not None and is_named(caller, rules[at].callers)):
         return None
     return Refusal(
         Reason.CALLER_NOT_ALLOWED,
-        f"no policy.rules entry for {user} names {caller or 'a push without caller'}",
+        f"policy.rules number {at + 1}, which decides about {subject.name}, does not name "
+        f"{caller or 'a push without caller'}",
         fingerprint,
     )
 
 
-def _principals(caller: str) -> tuple[str, ...]:
-    """Give the caller, and for an assumed role's session the role's ARN as IAM policies have it.
-
-    STS leaves the path out of a session's ARN, so a role with a path is named without it here.
-    """
-    session = _ASSUMED_ROLE.fullmatch(caller)
-    if session is None:
-        return (caller,)
-    partition, account, role = session.groups()
-    return (caller, f"arn:{partition}:iam::{account}:role/{role}")
+def deciding_rule(subject: Subject, rules: tuple[CallerRule, ...]) -> int | None:
+    """Give the place of the first rule whose users match; None where none does."""
+    return next((at for at, rule in enumerate(rules) if is_among(subject, rule.users)), None)

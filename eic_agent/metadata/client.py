@@ -6,17 +6,18 @@ asked and what came back. What a document says is not believed here, only bounde
 
 import base64
 import binascii
+import random
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from email.utils import parsedate_to_datetime
 from urllib.parse import quote
 
 from eic_agent.errors import MetadataUnavailable, MetadataUnreachable, Reason, UntrustedMaterial
 from eic_agent.metadata.deadline import Deadline
-from eic_agent.metadata.endpoints import endpoint_urls
-from eic_agent.metadata.exchange import Answer, Broken, Service
+from eic_agent.metadata.endpoints import endpoint_addresses
+from eic_agent.metadata.exchange import Answer, Service
 from eic_agent.metadata.outage import Outage
 from eic_agent.metadata.tokens import TOKEN_PATH, TOKEN_TTL_S, Tokens
 
@@ -32,6 +33,11 @@ _MAX_KEYS = 1 << 20
 _MAX_CHAIN = 65536
 _MAX_STAPLE = 65536
 _MAX_STAPLES = 16
+# Before a request is sent again; each is varied by half of itself, so that many callers do not
+# come back at the same moment.
+_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+# While the service is out, a login may be refused that long after it is back.
+_LONGEST_PAUSE_S = 1.0
 _STAPLE_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._-]{1,128}", re.ASCII)
 _IMF_FIXDATE = re.compile(r"\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII)  # RFC 9110 5.6.7
 
@@ -50,22 +56,26 @@ class MetadataClient:
         *,
         wall_clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
+        jitter: Callable[[], float] = random.random,
     ) -> None:
-        """Raise ConfigError for an endpoint that is none; asks nothing yet."""
+        """Raise ConfigError for an endpoint that is none; asks nothing yet.
+
+        A request waits `timeout_s` for its answer, connecting included, before it counts as lost.
+        `jitter` gives numbers from 0 to 1.
+        """
         self._timeout_s = timeout_s
         self._wall_clock = wall_clock
-        self._services = tuple(Service(url, self._count) for url in endpoint_urls(endpoint))
-        self._answering: Service | None = None
+        self._jitter = jitter
+        self._service = Service(endpoint_addresses(endpoint), self._count)
         self._tokens = Tokens(self._fetch_token, monotonic)
-        self._outage = Outage(5 * timeout_s, monotonic)
+        self._outage = Outage(min(timeout_s, _LONGEST_PAUSE_S), monotonic)
         self._lock = threading.Lock()
         self._requests_sent = 0
         self._last_date: tuple[str, float] | None = None
 
     def close(self) -> None:
-        """Close every kept-alive connection."""
-        for service in self._services:
-            service.close()
+        """Close every kept-alive connection; calls go on, each over a connection of its own."""
+        self._service.close()
 
     @property
     def requests_sent(self) -> int:
@@ -104,16 +114,6 @@ class MetadataClient:
     def active_keys(self, user: str, deadline: Deadline) -> bytes | None:
         """Give the key blocks pushed for an OS user, as they are; None where there are none."""
         return self._get(f"{_SSH_KEYS}active-keys/{_segment(user)}/", _MAX_KEYS, deadline)
-
-    def users_with_keys(self, deadline: Deadline) -> tuple[str, ...]:
-        """Give the OS users for whom keys are there."""
-        path = _SSH_KEYS + "active-keys/"
-        body = self._get(path, _MAX_LIST, deadline)
-        if body is None or not body.strip():
-            return ()
-        lines = (_text(line, path) for line in body.splitlines() if line.strip())
-        # Elsewhere the service lists what has something below it with a slash.
-        return tuple(line.removesuffix("/") for line in lines)
 
     def signer_chain(self, deadline: Deadline) -> bytes:
         """Give the signer's certificates, PEM."""
@@ -154,45 +154,51 @@ class MetadataClient:
         return _text(_existing(self._get(path, _MAX_TEXT, deadline), path), path)
 
     def _get(self, path: str, cap: int, deadline: Deadline) -> bytes | None:
-        """Give a document, None for a 404; a token that is refused (401) is renewed once."""
+        """Give a document, None for a 404; asks again while that may help and there is time.
+
+        Asking again is harmless, since all we send is idempotent (RFC 9110 9.2.2). It also goes for
+        an answer that was cut off: what came is thrown away, and packets are lost there as well.
+        """
         with self._outage.attempt(deadline):
+            for pause_s in self._pauses():
+                try:
+                    return self._get_once(path, cap, deadline)
+                except MetadataUnreachable:
+                    if deadline.remaining() <= pause_s:
+                        raise
+                time.sleep(pause_s)
+            return self._get_once(path, cap, deadline)
+
+    def _pauses(self) -> Iterator[float]:
+        for pause_s in _PAUSES_S:
+            yield pause_s * (0.5 + self._jitter())
+
+    def _get_once(self, path: str, cap: int, deadline: Deadline) -> bytes | None:
+        """Ask once; a token that is refused (401) is renewed, once."""
+        token = self._tokens.get(deadline)
+        answer = self._ask("GET", path, {_TOKEN_HEADER: token}, cap, deadline)
+        if answer.status == 401:
+            self._tokens.drop(token)
             token = self._tokens.get(deadline)
             answer = self._ask("GET", path, {_TOKEN_HEADER: token}, cap, deadline)
-            if answer.status == 401:
-                self._tokens.drop(token)
-                token = self._tokens.get(deadline)
-                answer = self._ask("GET", path, {_TOKEN_HEADER: token}, cap, deadline)
-            return None if answer.status == 404 else answer.document()
+        return None if answer.status == 404 else answer.document()
 
     def _fetch_token(self) -> str:
         # Bounded by itself, not by a caller's deadline: others wait for it too.
-        deadline = Deadline.after(self._timeout_s * len(self._services))
         header = {_TTL_HEADER: str(TOKEN_TTL_S)}
-        answer = self._ask("PUT", TOKEN_PATH, header, _MAX_TEXT, deadline)
-        return _text(answer.document(), TOKEN_PATH)
+        deadline = Deadline.after(self._timeout_s)
+        return _text(
+            self._ask("PUT", TOKEN_PATH, header, _MAX_TEXT, deadline).document(), TOKEN_PATH
+        )
 
     def _ask(
         self, method: str, path: str, header: dict[str, str], cap: int, deadline: Deadline
     ) -> Answer:
-        """Ask the endpoint that answers; where none is known, each in turn until one does."""
-        problems = []
-        unreachable = False
-        for service in (self._answering,) if self._answering else self._services:
-            try:
-                answer = service.ask(method, path, header, cap, deadline.at_most(self._timeout_s))
-            except Broken as broken:
-                problems.append(f"{method} {service.url}{path}: {broken}")
-                unreachable = broken.silent or broken.late
-                if not broken.silent:
-                    break
-            else:
-                self._answering = service
-                if answer.date is not None and _IMF_FIXDATE.fullmatch(answer.date):
-                    self._last_date = (answer.date, self._wall_clock())
-                return answer
-        self._answering = None
-        kind = MetadataUnreachable if unreachable else MetadataUnavailable
-        raise kind("; ".join(problems))
+        until = deadline.at_most(self._timeout_s)
+        answer = self._service.ask(method, path, header, cap, until)
+        if answer.date is not None and _IMF_FIXDATE.fullmatch(answer.date):
+            self._last_date = (answer.date, self._wall_clock())
+        return answer
 
     def _count(self) -> None:
         with self._lock:

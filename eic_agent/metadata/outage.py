@@ -7,26 +7,25 @@ from collections.abc import Callable, Iterator
 from eic_agent.errors import MetadataUnavailable, MetadataUnreachable
 from eic_agent.metadata.deadline import Deadline
 
-# Failures that take less, such as a refused connection, need not be spared anybody.
-_SLOW_S = 0.1
+# Pauses for which an outage is remembered when nobody asks.
+_REMEMBERED = 5
 
 
 class Outage:
     """Makes calls fail at once while the service is unreachable, but for one probe at a time.
 
-    It begins with a call that ends in MetadataUnreachable, and ends with the first answer of any
-    kind or `window_s` after the last failure. The first probe may leave at once, since one packet
-    lost is no outage; one that fails is followed by a pause as long as it took to fail, if that
-    was long enough for anybody to mind.
+    It begins with a call that tried again and again and still ended in MetadataUnreachable. Each
+    such call is followed by a pause in which nobody asks; after it, one call at a time may. It ends
+    with the first answer of any kind, or when nobody has asked for a while.
     """
 
-    def __init__(self, window_s: float, monotonic: Callable[[], float]) -> None:
-        self._window_s = window_s
+    def __init__(self, pause_s: float, monotonic: Callable[[], float]) -> None:
+        """`pause_s` is also the least time without an answer that says something."""
+        self._pause_s = pause_s
         self._monotonic = monotonic
         self._lock = threading.Lock()
         self._answered_at = float("-inf")
         self._failed_at: float | None = None
-        self._pause_s = 0.0
         self._probing = False
 
     @contextlib.contextmanager
@@ -36,13 +35,17 @@ class Outage:
         is_probe = self._admit(begun)
         try:
             yield
-        except MetadataUnavailable as error:
-            # A caller in a hurry learns nothing about the service.
+        except MetadataUnreachable:
+            # A caller who was in a hurry learned nothing about the service.
+            if deadline.remaining() or self._monotonic() - begun >= self._pause_s:
+                self._failed(begun)
+            raise
+        except MetadataUnavailable:
             if deadline.remaining():
-                self._learn(begun, answered=not isinstance(error, MetadataUnreachable))
+                self._answered()
             raise
         else:
-            self._learn(begun, answered=True)
+            self._answered()
         finally:
             if is_probe:
                 with self._lock:
@@ -51,10 +54,9 @@ class Outage:
     def _admit(self, now: float) -> bool:
         """Tell whether this call is the probe; where there is no outage, none is."""
         with self._lock:
-            if self._failed_at is None or now - self._failed_at >= self._window_s:
-                self._failed_at = None
+            since_s = float("inf") if self._failed_at is None else now - self._failed_at
+            if since_s >= _REMEMBERED * self._pause_s:
                 return False
-            since_s = now - self._failed_at
             if self._probing or since_s < self._pause_s:
                 raise MetadataUnavailable(
                     f"the metadata service was unreachable {since_s:.1f} s ago; not asked again yet"
@@ -62,15 +64,11 @@ class Outage:
             self._probing = True
             return True
 
-    def _learn(self, begun: float, *, answered: bool) -> None:
+    def _answered(self) -> None:
         with self._lock:
-            now = self._monotonic()
-            if answered:
-                self._answered_at, self._failed_at = now, None
-            elif begun >= self._answered_at:  # nobody has been answered since this call began
-                if self._failed_at is None:
-                    self._pause_s = 0.0
-                elif begun >= self._failed_at:  # else the two failed side by side
-                    took_s = now - begun
-                    self._pause_s = took_s if took_s >= _SLOW_S else 0.0
-                self._failed_at = now
+            self._answered_at, self._failed_at = self._monotonic(), None
+
+    def _failed(self, begun: float) -> None:
+        with self._lock:
+            if begun >= self._answered_at:  # else somebody has been answered since
+                self._failed_at = self._monotonic()

@@ -42,6 +42,7 @@ def ask(path: Path) -> dict[str, Any]:
             reply = b"".join(iter(lambda: connection.recv(65536), b""))
     except OSError as error:
         raise NotRunning(f"no agent answers at {path}: {error}") from None
+    reply = reply.removeprefix(client.STARTING)
     if reply[:2] != client.GREETING + client.DECIDED:
         raise NotRunning(f"the agent at {path} does not answer this user")
     try:

@@ -195,13 +195,62 @@ def test_later_files_win_key_by_key_in_the_order_of_their_names(files: Files) ->
     )
 
 
-def test_a_later_list_replaces_the_earlier_one_rules_included(files: Files) -> None:
-    rule = '[[policy.rules]]\nusers = ["{}"]\ncallers = []\n'
-    files.main('[policy]\nallow_users = ["a", "b"]\n' + rule.format("a") + rule.format("b"))
-    files.drop_in("a.toml", '[policy]\nallow_users = ["c"]\n' + rule.format("c"))
+RULE = '[[policy.rules]]\nusers = ["{}"]\ncallers = []\n'
+
+
+def test_a_later_list_replaces_the_earlier_one_and_that_is_told(files: Files) -> None:
+    files.main('[policy]\nallow_users = ["a", "b"]\n[keys]\noptions = ["restrict"]')
+    files.drop_in("a.toml", '[policy]\nallow_users = ["c"]\n[keys]\noptions = ["restrict"]')
+    loaded = files.load()
+    assert loaded.config.policy.users.allow_users == ("c",)
+    assert loaded.notes == (
+        f"{files.directory / 'a.toml'}: policy.allow_users replaces the list that {files.path} has",
+    )
+
+
+def test_deny_lists_add_up_and_rules_follow_each_other_in_the_order_of_the_files(
+    files: Files,
+) -> None:
+    files.main('[policy]\ndeny_users = ["a", "b"]\n' + RULE.format("a") + RULE.format("b"))
+    files.drop_in("10.toml", '[policy]\ndeny_groups = ["g"]\n' + RULE.format("c"))
+    files.drop_in("20.toml", '[policy]\ndeny_users = ["b", "c"]\ndeny_groups = ["h"]')
     policy = files.config.policy
-    assert policy.users.allow_users == ("c",)
-    assert policy.callers == (CallerRule(("c",), ()),)
+    assert policy.users.deny_users == ("a", "b", "c")
+    assert policy.users.deny_groups == ("g", "h")
+    assert policy.callers == tuple(CallerRule((user,), ()) for user in "abc")
+
+
+def test_no_later_file_makes_a_list_void_that_forbids(files: Files) -> None:
+    files.main('[policy]\ndeny_users = ["root"]\n' + RULE.format("root"))
+    files.drop_in("a.toml", "[policy]\ndeny_users = []\nrules = []")
+    loaded = files.load()
+    assert loaded.config.policy.users.deny_users == ("root",)
+    assert loaded.config.policy.callers == (CallerRule(("root",), ()),)
+    drop_in = files.directory / "a.toml"
+    assert loaded.notes == (
+        f"{drop_in}: policy.deny_users is empty, which takes away nothing of earlier files",
+        f"{drop_in}: policy.rules is empty, which takes away nothing of earlier files",
+    )
+
+
+def test_each_value_is_known_by_the_files_that_set_it(files: Files) -> None:
+    files.main('[imds]\ntimeout_s = 2\n[policy]\ndeny_users = ["a"]\n' + RULE.format("a"))
+    files.drop_in("a b.toml", "[imds]\ntimeout_s = 3")
+    files.drop_in("c.toml", '[policy]\ndeny_users = ["b"]\n' + RULE.format("b") + RULE.format("c"))
+    loaded = files.load()
+    second, third = files.directory / "a b.toml", files.directory / "c.toml"
+    assert loaded.origins == {
+        "imds.timeout_s": (second,),
+        "policy.deny_users": (files.path, third),
+        "policy.rules": (files.path, third, third),
+    }
+    shown = show(loaded.config, loaded.origins)
+    assert f"timeout_s = 3.0  # {second}\n" in shown
+    assert f'deny_users = ["a", "b"]  # {files.path}, {third}\n' in shown
+    assert "deadline_s = 4.0  # the default\n" in shown
+    assert f'[[policy.rules]]  # {third}\nusers = ["c"]' in shown
+    files.drop_in("a b.toml", "").drop_in("c.toml", "")
+    assert files.main(shown).config == loaded.config
 
 
 def test_drop_ins_count_without_a_main_file(files: Files) -> None:
@@ -211,6 +260,8 @@ def test_drop_ins_count_without_a_main_file(files: Files) -> None:
 def test_hidden_files_and_other_suffixes_are_left_alone(files: Files) -> None:
     files.drop_in(".a.toml", "garbage").drop_in("a.toml.rpmsave", "garbage")
     assert files.config == Config()
+    ignored = files.directory / "a.toml.rpmsave"
+    assert files.load().notes == (f"{ignored}: is not read, since its name does not end in .toml",)
 
 
 def test_a_missing_file_is_an_error_where_it_was_asked_for(files: Files) -> None:
@@ -222,6 +273,30 @@ def test_a_link_to_nowhere_does_not_silently_mean_the_defaults(files: Files) -> 
     files.path.symlink_to("nowhere")
     (error,) = files.errors
     assert error == f"{files.path}: cannot be read: No such file or directory"
+
+
+def test_a_directory_that_is_a_link_to_nowhere_does_not_drop_its_rules(files: Files) -> None:
+    files.directory.symlink_to("nowhere")
+    (error,) = files.main("").errors
+    assert error == f"{files.directory}: cannot be read: No such file or directory"
+    files.directory.unlink()
+    files.directory.mkdir()
+    (files.directory / "rules.toml").symlink_to("nowhere")
+    (error,) = files.errors
+    assert error == f"{files.directory / 'rules.toml'}: cannot be read: No such file or directory"
+
+
+def test_a_link_to_nowhere_above_the_files_is_no_absence_either(tmp_path: Path) -> None:
+    (tmp_path / "etc").symlink_to("not-mounted")
+    path = tmp_path / "etc" / "config.toml"
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value).splitlines() == [
+        f"{path.parent / 'config.d'}: cannot be read: No such file or directory",
+        f"{path}: cannot be read: No such file or directory",
+    ]
+    (tmp_path / "not-mounted").mkdir()
+    assert load(path).config == Config()
 
 
 def test_what_cannot_be_read_is_an_error_that_names_it(files: Files, tmp_path: Path) -> None:

@@ -16,11 +16,13 @@ from eic_agent.lookup.policy import (
     KeyRules,
     Policy,
     Refusal,
+    Subject,
     UserRules,
     check_block,
     check_user,
     decide,
 )
+from eic_agent.lookup.users import Account, Group
 
 NOW = 1_700_000_000.0
 ID = "i-0123456789abcdef0"
@@ -60,15 +62,15 @@ def reason(outcome: object) -> Reason | None:
     return outcome.reason if isinstance(outcome, Refusal) else None
 
 
-def no_groups(user: str) -> frozenset[str]:
-    raise AssertionError("asked for groups without need")
+def nobody_asks(user: str) -> Account | None:
+    raise AssertionError("asked for the account without need")
 
 
 @pytest.mark.parametrize(
     "user", ["a", "_", "ec2-user", "a.b@c", "svc$", "1a", "0" * 31 + "a", "1@"]
 )
 def test_a_name_that_the_api_takes_is_addressable(user: str) -> None:
-    assert check_user(user, UserRules(), no_groups) is None
+    assert check_user(user, Policy(), nobody_asks) == Subject(user)
 
 
 @pytest.mark.parametrize(
@@ -79,49 +81,84 @@ def test_a_name_that_the_api_takes_is_addressable(user: str) -> None:
     ],
 )
 def test_any_other_name_is_unaddressable(user: str) -> None:
-    refusal = check_user(user, UserRules(), no_groups)
+    refusal = check_user(user, Policy(), nobody_asks)
     assert reason(refusal) is Reason.UNADDRESSABLE_USER
 
 
 @given(st.text())
 def test_any_name_is_judged(user: str) -> None:
-    assert reason(check_user(user, UserRules(), no_groups)) in (None, Reason.UNADDRESSABLE_USER)
+    refusal = check_user(user, Policy(), nobody_asks)
+    assert reason(refusal) in (None, Reason.UNADDRESSABLE_USER)
 
 
-GROUPS = {"alice": frozenset({"staff", "wheel"}), "bob": frozenset({"guests"})}
+ACCOUNTS = {
+    "alice": Account(1000, (Group(1000, "staff"), Group(10, "wheel"))),
+    "bob": Account(1001, (Group(1001, "guests"),)),
+    "eve": Account(1002, (Group(1001, "guests"), Group(4711, None))),
+    "root": Account(0, (Group(0, "root"),)),
+    "toor": Account(0, (Group(0, "root"),)),
+}
+EVERYBODY = set(ACCOUNTS)
 
 
 @pytest.mark.parametrize(
     ("rules", "allowed"),
     [
-        (UserRules(), {"alice", "bob"}),
+        (UserRules(), EVERYBODY),
         (UserRules(allow_users=("al*",)), {"alice"}),
-        (UserRules(deny_users=("al*",)), {"bob"}),
-        (UserRules(allow_users=("*",), deny_users=("bob",)), {"alice"}),
+        (UserRules(deny_users=("al*",)), EVERYBODY - {"alice"}),
+        (UserRules(allow_users=("*",), deny_users=("bob",)), EVERYBODY - {"bob"}),
         (UserRules(allow_groups=("wheel", "nobody")), {"alice"}),
-        (UserRules(deny_groups=("st[a-z]ff",)), {"bob"}),
-        (UserRules(allow_groups=("*",), deny_groups=("wheel",)), {"bob"}),
+        (UserRules(allow_groups=("guests",)), {"bob", "eve"}),
+        (UserRules(deny_groups=("st[a-z]ff",)), EVERYBODY - {"alice", "eve"}),
+        (UserRules(allow_groups=("*",), deny_groups=("wheel",)), {"bob", "root", "toor"}),
         (UserRules(allow_users=("bob",), allow_groups=("wheel",)), set()),
         (UserRules(allow_users=("ALICE",)), set()),
+        # Ids.
+        (UserRules(deny_users=("root",)), EVERYBODY - {"root"}),
+        (UserRules(deny_users=("0",)), EVERYBODY - {"root", "toor"}),
+        (UserRules(allow_users=("0", "bob")), {"root", "toor", "bob"}),
+        (UserRules(allow_users=("1",)), set()),
+        (UserRules(deny_groups=("10",)), EVERYBODY - {"alice"}),
+        (UserRules(deny_groups=("4711",)), EVERYBODY - {"eve"}),
+        (UserRules(deny_groups=("4711", "10")), EVERYBODY - {"eve", "alice"}),
+        (UserRules(deny_groups=("10", "none")), EVERYBODY - {"eve", "alice"}),
+        (UserRules(allow_groups=("4711",)), {"eve"}),
+        (UserRules(allow_groups=("*",)), EVERYBODY),
     ],
 )
 def test_all_four_lists_must_let_a_user_pass(rules: UserRules, allowed: set[str]) -> None:
-    for user in GROUPS:
-        refusal = check_user(user, rules, GROUPS.__getitem__)
-        assert reason(refusal) is (None if user in allowed else Reason.USER_NOT_ALLOWED)
+    for user, account in ACCOUNTS.items():
+        outcome = check_user(user, Policy(users=rules), ACCOUNTS.__getitem__)
+        assert reason(outcome) is (None if user in allowed else Reason.USER_NOT_ALLOWED)
+        if user in allowed:
+            assert outcome in (Subject(user), Subject(user, account))
 
 
-def test_a_user_whose_groups_nobody_knows_passes_no_deny_groups() -> None:
+def test_a_group_without_a_name_passes_no_names_that_are_denied() -> None:
+    outcome = check_user("eve", Policy(users=UserRules(deny_groups=("x",))), ACCOUNTS.__getitem__)
+    assert isinstance(outcome, Refusal)
+    assert "group 4711, which has no name" in outcome.detail
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Policy(users=UserRules(deny_groups=("wheel",))),
+        Policy(users=UserRules(allow_groups=("*",))),
+        Policy(users=UserRules(deny_users=("0",))),
+        Policy(users=UserRules(allow_users=("*", "0"))),
+        Policy(callers=(CallerRule(("0",), ("*",)),)),
+    ],
+)
+def test_a_user_whom_nobody_knows_passes_no_rule_on_groups_or_ids(policy: Policy) -> None:
     """The user database may be the one that is down."""
-    refusal = check_user("eve", UserRules(deny_groups=("wheel",)), lambda _user: frozenset())
-    assert reason(refusal) is Reason.USER_NOT_ALLOWED
+    assert reason(check_user("eve", policy, lambda _user: None)) is Reason.USER_NOT_ALLOWED
 
 
-def test_a_user_without_groups_passes_no_allow_groups() -> None:
-    refusal = check_user(
-        "eve", UserRules(allow_groups=("*",)), {"eve": frozenset[str]()}.__getitem__
-    )
-    assert reason(refusal) is Reason.USER_NOT_ALLOWED
+def test_a_user_who_is_denied_by_name_costs_no_question() -> None:
+    policy = Policy(users=UserRules(deny_users=("eve",), deny_groups=("x",)))
+    assert reason(check_user("eve", policy, nobody_asks)) is Reason.USER_NOT_ALLOWED
 
 
 def test_a_block_in_order_is_a_claim() -> None:
@@ -184,7 +221,7 @@ def test_types_and_rsa_sizes_are_configured() -> None:
 def decided(checked: KeyBlock, policy: Policy, user: str = "alice", now: float = NOW) -> object:
     claim = check(checked)
     assert isinstance(claim, Claim)
-    return decide(claim, user, policy, now)
+    return decide(claim, Subject(user, ACCOUNTS.get(user)), policy, now)
 
 
 def test_a_grant_is_the_key_re_encoded() -> None:
@@ -221,30 +258,15 @@ def test_an_exported_caller_cannot_leave_its_quotes(caller: str) -> None:
 ADMINS = ("arn:aws:iam::123456789012:role/Admin",)
 
 
-@pytest.mark.parametrize(
-    ("callers", "caller", "granted"),
-    [
-        (ADMINS, ALICE, True),
-        (ADMINS, "arn:aws:iam::123456789012:role/Admin", True),
-        (ADMINS, "arn:aws:sts::123456789012:assumed-role/Admin2/alice", False),
-        (ADMINS, "arn:aws:sts::999999999999:assumed-role/Admin/alice", False),
-        (ADMINS, "arn:aws-cn:sts::123456789012:assumed-role/Admin/alice", False),
-        (ADMINS, "arn:aws:sts::123456789012:assumed-role/Admin/a/b", False),
-        (ADMINS, "arn:aws:iam::123456789012:user/Admin", False),
-        (ADMINS, None, False),
-        (("arn:aws:sts::*:assumed-role/Admin/a*",), ALICE, True),
-        (("arn:aws:sts::*:assumed-role/Admin/b*",), ALICE, False),
-        ((), ALICE, False),
-        (("*",), ALICE, True),
-        (("*",), None, False),
-    ],
-)
-def test_a_rule_names_the_principals_that_may_push(
-    callers: tuple[str, ...], caller: str | None, *, granted: bool
-) -> None:
-    policy = Policy(callers=(CallerRule(("root",), callers),))
-    outcome = decided(block(caller=caller), policy, user="root")
-    assert reason(outcome) is (None if granted else Reason.CALLER_NOT_ALLOWED)
+def test_a_rule_names_the_principals_that_may_push() -> None:
+    policy = Policy(callers=(CallerRule(("root",), ADMINS),))
+    assert reason(decided(block(), policy, user="root")) is None
+    other = block(caller=ALICE.replace("Admin", "Admin2"))
+    assert reason(decided(other, policy, user="root")) is Reason.CALLER_NOT_ALLOWED
+    for nobody in ((), ADMINS, ("*",)):
+        policy = Policy(callers=(CallerRule(("root",), nobody),))
+        refusal = decided(block(caller=None), policy, user="root")
+        assert reason(refusal) is Reason.CALLER_NOT_ALLOWED
 
 
 def test_the_first_rule_whose_users_match_decides_and_others_are_free() -> None:
@@ -254,3 +276,10 @@ def test_the_first_rule_whose_users_match_decides_and_others_are_free() -> None:
     assert reason(decided(block(), policy, user="admin")) is None
     assert reason(decided(block(), policy, user="bob")) is Reason.CALLER_NOT_ALLOWED
     assert reason(decided(block(), Policy(callers=rules[:1]), user="bob")) is None
+
+
+def test_a_rule_on_an_id_decides_about_every_user_who_has_it() -> None:
+    policy = Policy(callers=(CallerRule(("0",), ()), CallerRule(("*",), ("*",))))
+    for user in ("root", "toor"):
+        assert reason(decided(block(), policy, user=user)) is Reason.CALLER_NOT_ALLOWED
+    assert reason(decided(block(), policy, user="bob")) is None

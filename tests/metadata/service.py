@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 
 from eic_agent.metadata.client import MetadataClient
 from eic_agent.metadata.deadline import Deadline
+from eic_agent.metadata.exchange import Answer
 from eic_sandbox.simulator import faults
 from eic_sandbox.simulator.simulator import META
 
@@ -16,6 +17,7 @@ PLENTY_S = 60.0
 """For what must happen, however slow the machine."""
 
 MakeClient = Callable[..., MetadataClient]
+Ask = Callable[..., Answer]
 Use = Callable[[str, str], None]
 """Makes two addresses stand for those of IPv4 and IPv6."""
 

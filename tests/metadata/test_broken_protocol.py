@@ -8,9 +8,11 @@ from hypothesis import strategies as st
 
 from eic_agent.errors import MetadataUnavailable, MetadataUnreachable
 from eic_agent.metadata.client import MetadataClient
+from eic_agent.metadata.endpoints import endpoint_addresses
+from eic_agent.metadata.exchange import Service
 from eic_sandbox.simulator import MetadataSimulator, faults
 from eic_sandbox.simulator.simulator import ACTIVE_KEYS
-from tests.metadata.service import PLENTY_S, REGION, plenty
+from tests.metadata.service import REGION, plenty
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -46,16 +48,12 @@ class TestBrokenProtocol:
             b"HTTP/1.1 200 " + b"O" * 70000 + b"\r\n\r\n",
             b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 101 + b"\r\n",
             b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70000 + b"\r\n\r\n",
-            b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nus-west-2",
             b"HTTP/1.1 200 OK\r\nContent-Length: 9, 8\r\n\r\nus-west-2",
             b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\n\r\nus-west-2",
             b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip,gzip,gzip,gzip,gzip,gzip\r\n\r\nus-west-2",
-            CHUNKED,
             CHUNKED + b"zz\r\n",
-            CHUNKED + b"9\r\nus-",
             CHUNKED + b"-5\r\nus-west-2",
             CHUNKED + b"9" * 70000,
-            CHUNKED + b"ffffffffffffffffffffffff\r\nus-west-2",
         ],
         ids=lambda answer: ascii(answer[:60]),
     )
@@ -111,17 +109,18 @@ class TestAnyBytes:
     ) -> None:
         head = b"\r\n".join([b"HTTP/1.1 " + status, *headers])
         any_sim.faults[ACTIVE_KEYS + "alice/"] = faults.raw(head + b"\r\n\r\n" + body)
-        client = MetadataClient(any_sim.server.url, PLENTY_S)
+        service = Service(endpoint_addresses(any_sim.server.url), lambda: None)
         try:
-            client.active_keys("alice", plenty())
+            service.ask("GET", ACTIVE_KEYS + "alice/", {}, 1 << 20, plenty()).document()
         except MetadataUnavailable as error:
             assert str(error).isprintable()  # noqa: PT017 - either outcome is right
         finally:
-            client.close()
+            service.close()
 
     @pytest.fixture(name="any_sim", scope="class")
     @staticmethod
     def shared_simulator() -> Iterator[MetadataSimulator]:
         sim = MetadataSimulator()
+        sim.token_required = False
         with sim.serve():
             yield sim

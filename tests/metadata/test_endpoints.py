@@ -11,7 +11,8 @@ from eic_agent.errors import (
 )
 from eic_agent.metadata import endpoints
 from eic_agent.metadata.client import MetadataClient
-from eic_agent.metadata.endpoints import endpoint_urls
+from eic_agent.metadata.deadline import Deadline
+from eic_agent.metadata.endpoints import Address, endpoint_addresses
 from eic_sandbox.simulator import MetadataSimulator, faults
 from eic_sandbox.simulator.simulator import (
     TOKEN_PATH,
@@ -19,6 +20,7 @@ from eic_sandbox.simulator.simulator import (
 from tests.metadata.service import (
     MakeClient,
     Use,
+    never_accepting,
     plenty,
 )
 from tests.support import lacking
@@ -26,19 +28,22 @@ from tests.support import lacking
 
 class TestEndpoint:
     @pytest.mark.parametrize(
-        ("endpoint", "urls"),
+        ("endpoint", "addresses"),
         [
-            ("auto", ("http://169.254.169.254", "http://[fd00:ec2::254]")),
-            ("ipv4", ("http://169.254.169.254",)),
-            ("ipv6", ("http://[fd00:ec2::254]",)),
-            ("http://192.0.2.1", ("http://192.0.2.1",)),
-            ("http://192.0.2.1:8080/", ("http://192.0.2.1:8080",)),
-            ("http://[2001:db8::1]:1", ("http://[2001:db8::1]:1",)),
-            ("http://localhost:1338", ("http://127.0.0.1:1338", "http://[::1]:1338")),
+            ("auto", (("169.254.169.254", 80), ("fd00:ec2::254", 80))),
+            ("ipv4", (("169.254.169.254", 80),)),
+            ("ipv6", (("fd00:ec2::254", 80),)),
+            ("http://192.0.2.1", (("192.0.2.1", 80),)),
+            ("http://192.0.2.1:8080/", (("192.0.2.1", 8080),)),
+            ("http://[fd00:ec2::254]", (("fd00:ec2::254", 80),)),
+            ("http://[2001:db8::1]:1", (("2001:db8::1", 1),)),
+            ("http://localhost:1338", (("127.0.0.1", 1338), ("::1", 1338))),
         ],
     )
-    def test_urls_in_the_order_to_try(self, endpoint: str, urls: tuple[str, ...]) -> None:
-        assert endpoint_urls(endpoint) == urls
+    def test_addresses_in_the_order_to_try(
+        self, endpoint: str, addresses: tuple[Address, ...]
+    ) -> None:
+        assert endpoint_addresses(endpoint) == addresses
 
     @pytest.mark.parametrize(
         "endpoint",
@@ -95,8 +100,8 @@ class TestAuto:
     @pytest.fixture(name="use")
     def substitute(self, monkeypatch: pytest.MonkeyPatch) -> Use:
         def use(ipv4: str, ipv6: str) -> None:
-            monkeypatch.setattr(endpoints, "IPV4_ENDPOINT", ipv4)
-            monkeypatch.setattr(endpoints, "IPV6_ENDPOINT", ipv6)
+            monkeypatch.setattr(endpoints, "IPV4", endpoint_addresses(ipv4)[0])
+            monkeypatch.setattr(endpoints, "IPV6", endpoint_addresses(ipv6)[0])
 
         return use
 
@@ -142,7 +147,7 @@ class TestAuto:
                 assert client.instance_id(plenty()) == sim.instance_id
         assert other.requests == {TOKEN_PATH: 1}
 
-    def test_a_failure_makes_it_forget_which_one_answered(
+    def test_a_failure_makes_it_ask_the_other_one(
         self,
         sim: MetadataSimulator,
         url: str,
@@ -157,8 +162,6 @@ class TestAuto:
             assert client.instance_id(plenty()) == sim.instance_id
             sim.faults["*"] = faults.drop(0)
             del other.faults["*"]
-            with pytest.raises(MetadataUnreachable):
-                client.instance_id(plenty())
             assert client.instance_id(plenty()) == other.instance_id
 
     def test_an_odd_answer_is_an_answer_and_nobody_else_is_asked(
@@ -176,6 +179,17 @@ class TestAuto:
                 make("auto").instance_id(plenty())
         assert not other.log
 
+    def test_an_address_that_leads_nowhere_costs_a_moment(
+        self, sim: MetadataSimulator, url: str, make: MakeClient, use: Use
+    ) -> None:
+        with never_accepting() as nowhere:
+            use(nowhere, url)
+            client = make("auto", timeout_s=5.0)
+            assert client.instance_id(Deadline.after(5.0)) == sim.instance_id
+            sim.keep_alive = False
+            assert client.instance_id(plenty()) == sim.instance_id
+            assert client._service._addresses[0] == endpoint_addresses(url)[0]
+
     def test_where_none_answers_both_are_named(
         self, dead_url: str, make: MakeClient, use: Use
     ) -> None:
@@ -183,4 +197,4 @@ class TestAuto:
         with pytest.raises(MetadataUnreachable) as caught:
             make("auto").instance_id(plenty())
         assert f"PUT {dead_url}{TOKEN_PATH}: " in str(caught.value)
-        assert "PUT http://[::1]:" in str(caught.value)
+        assert "127.0.0.1: Connection refused, ::1: " in str(caught.value)

@@ -1,6 +1,6 @@
 """How a request looks, and what is kept between two."""
 
-import errno
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,11 +10,25 @@ import pytest
 
 from eic_agent import __version__
 from eic_agent.errors import MetadataUnavailable, MetadataUnreachable
-from eic_agent.metadata import exchange
 from eic_agent.metadata.client import MetadataClient
 from eic_sandbox.simulator import MetadataSimulator, faults
 from eic_sandbox.simulator.simulator import ACTIVE_KEYS
-from tests.metadata.service import INSTANCE_ID, REGION, MakeClient, plenty, with_header
+from tests.metadata.service import (
+    INSTANCE_ID,
+    PLENTY_S,
+    REGION,
+    Ask,
+    MakeClient,
+    held_back,
+    plenty,
+    with_header,
+)
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 class TestManners:
@@ -92,39 +106,8 @@ class TestManners:
         sim.server.cut_connections()
         assert client.region(plenty()) == "us-east-1"
 
-    def test_a_kept_alive_connection_closed_under_a_request_is_replaced_once(
-        self, sim: MetadataSimulator, client: MetadataClient
-    ) -> None:
-        client.domain(plenty())
-        sim.faults[REGION] = faults.times(1, faults.drop(0))
-        assert client.region(plenty()) == "us-east-1"
-        assert sim.requests[REGION] == 2
-        sim.faults[REGION] = faults.drop(0)
-        with pytest.raises(MetadataUnreachable, match="no answer"):
-            client.region(plenty())
-        assert sim.requests[REGION] == 4
-
-    def test_a_new_connection_closed_without_an_answer_is_final(
-        self, sim: MetadataSimulator, client: MetadataClient
-    ) -> None:
-        sim.keep_alive = False
-        sim.faults[REGION] = faults.drop(0)
-        with pytest.raises(MetadataUnreachable, match="no answer"):
-            client.region(plenty())
-        assert sim.requests[REGION] == 1
-
-    def test_an_answer_that_has_begun_is_never_asked_for_again(
-        self, sim: MetadataSimulator, client: MetadataClient
-    ) -> None:
-        client.domain(plenty())
-        for size in (1, 30, 120):
-            sim.faults[REGION] = faults.drop(size)
-            with pytest.raises(MetadataUnavailable):
-                client.region(plenty())
-        assert sim.requests[REGION] == 3
-
     def test_an_answer_cut_short_anywhere_is_never_taken_for_a_shorter_one(
-        self, sim: MetadataSimulator, client: MetadataClient
+        self, sim: MetadataSimulator, ask: Ask
     ) -> None:
         sim.documents[ACTIVE_KEYS + "alice/"] = b"a\n\nb\n\n"
         whole: list[bytes] = []
@@ -134,11 +117,29 @@ class TestManners:
             yield whole[0]
 
         sim.faults[ACTIVE_KEYS + "alice/"] = noted
-        client.active_keys("alice", plenty())
+        ask(ACTIVE_KEYS + "alice/")
         for size in range(1, len(whole[0])):
             sim.faults[ACTIVE_KEYS + "alice/"] = faults.drop(size)
-            with pytest.raises(MetadataUnavailable):
-                client.active_keys("alice", plenty())
+            with pytest.raises(MetadataUnreachable, match=f"closed, with {size} bytes"):
+                ask(ACTIVE_KEYS + "alice/")
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nus-west-2",
+            CHUNKED,
+            CHUNKED + b"9\r\nus-",
+            CHUNKED + b"9\r\nus-west-2",
+            CHUNKED + b"9\r\nus-west-2\r\n0\r\n",
+            CHUNKED + b"ffffffffffffffffffffffff\r\nus-west-2",
+        ],
+    )
+    def test_an_answer_that_ends_before_its_end_is_lost(
+        self, answer: bytes, sim: MetadataSimulator, ask: Ask
+    ) -> None:
+        sim.faults[REGION] = faults.raw(answer)
+        with pytest.raises(MetadataUnreachable, match=f"closed, with {len(answer)} bytes"):
+            ask(REGION)
 
     def test_requests_are_counted_as_they_leave(
         self, sim: MetadataSimulator, client: MetadataClient
@@ -150,34 +151,7 @@ class TestManners:
             client.region(plenty())
         assert client.requests_sent == sum(sim.requests.values()) == 40 + 1 + 3
 
-    def test_what_could_not_be_sent_is_not_counted(self, make: MakeClient, dead_url: str) -> None:
-        client = make(dead_url)
-        with pytest.raises(MetadataUnreachable, match="refused"):
-            client.region(plenty())
-        assert client.requests_sent == 0
-
-    @pytest.mark.parametrize(
-        "refusal",
-        [OSError(errno.EAFNOSUPPORT, "no such family"), OSError(errno.EMFILE, "too many")],
-    )
-    def test_a_machine_that_gives_no_socket_cannot_reach_metadata(
-        self, refusal: OSError, make: MakeClient, url: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        def refuse(*_: object) -> None:
-            raise refusal
-
-        monkeypatch.setattr(exchange._Socket, "__init__", refuse)
-        with pytest.raises(MetadataUnreachable, match=f"{refusal.strerror}, nothing sent"):
-            make(url).region(plenty())
-
-    def test_no_fault_leaks_a_descriptor(
-        self, sim: MetadataSimulator, url: str, make: MakeClient
-    ) -> None:
-        client = make(url, monotonic=lambda: 0.0)  # on which no failure is followed by a pause
-
-        def descriptors() -> int:
-            return len(list(Path("/proc/self/fd").iterdir()))
-
+    def test_no_fault_leaks_a_descriptor(self, sim: MetadataSimulator, ask: Ask) -> None:
         for fault in (
             faults.drop(0),
             faults.drop(100),
@@ -185,22 +159,38 @@ class TestManners:
             faults.oversized(1 << 17),
             faults.redirect("http://192.0.2.1/"),
         ):
-            client.domain(plenty())
+            ask(INSTANCE_ID)
             before = descriptors()
             sim.faults[REGION] = fault
             for _ in range(20):
                 with pytest.raises(MetadataUnavailable):
-                    client.region(plenty())
-            client.domain(plenty())
+                    ask(REGION, cap=1 << 16).document()
+            ask(INSTANCE_ID)
             patience = plenty()
             while descriptors() > before:  # the service closes its side when it likes
                 assert patience.remaining()
                 time.sleep(0.01)
 
-    def test_a_closed_client_closes_its_connections(
+    def test_a_closed_client_keeps_no_connection_and_still_answers(
         self, sim: MetadataSimulator, client: MetadataClient
     ) -> None:
         client.region(plenty())
+        before = descriptors()
         client.close()
-        with pytest.raises(MetadataUnavailable, match="closed"):
-            client.region(plenty())
+        client.close()
+        assert descriptors() < before
+        accepted = sim.server.connections_accepted
+        for _ in range(3):
+            assert client.region(plenty()) == "us-east-1"
+        assert sim.server.connections_accepted == accepted + 3
+
+    def test_closing_cuts_nobody_off(self, sim: MetadataSimulator, client: MetadataClient) -> None:
+        arrived, let_go = threading.Event(), threading.Event()
+        client.domain(plenty())
+        sim.faults[REGION] = held_back(let_go, arrived)
+        with ThreadPoolExecutor(1) as threads:
+            asking = threads.submit(client.region, plenty())
+            assert arrived.wait(PLENTY_S)
+            client.close()
+            let_go.set()
+            assert asking.result(PLENTY_S) == "us-east-1"

@@ -23,25 +23,40 @@ ROOMS = (
     {"sshd"},
     {"reports"},
     {"cli"},
+    {"entry"},
     {"__main__"},
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
-    "journal": ({"entries"}, {"outputs"}, {"writer"}),
-    "metadata": ({"deadline", "endpoints"}, {"exchange", "tokens", "outage"}, {"client"}),
+    "journal": ({"entries", "refusals"}, {"outputs"}, {"kept"}, {"writer"}),
+    "metadata": (
+        {"deadline", "endpoints"},
+        {"wire", "tokens", "outage"},
+        {"exchange"},
+        {"client"},
+    ),
     "lookup": (
-        {"identity", "keyblock", "certificates", "question", "trace", "flights", "users"},
-        {"anchors", "ocsp"},
-        {"trust"},
+        {
+            "identity",
+            "keyblock",
+            "certificates",
+            "question",
+            "trace",
+            "flights",
+            "accounts",
+            "callers",
+        },
+        {"anchors", "ocsp", "users", "memory"},
+        {"trust", "clock"},
         {"policy"},
-        {"signers", "outcomes"},
+        {"signers", "outcomes", "record"},
         {"judge"},
         {"authorizer"},
     ),
-    "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
+    "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
         {"notify", "listener", "connection"},
-        {"limits"},
+        {"limits", "peers"},
         {"pool"},
         {"service"},
         {"agent"},
@@ -57,19 +72,20 @@ WITHIN = {
         {"reload", "status"},
         {"wiring"},
     ),
-    "reports": ({"explain", "status"},),
+    "reports": ({"explain", "status", "config_check"},),
 }
 # What does not follow from the order alone.
 ALONE = {"client", "client_chain", "client_fallback"}
 ONLY_USED_BY = {
     "configuration": {"configuration", "cli", "reports"},
-    "cli": {"__main__"},
+    "cli": {"entry"},
+    "entry": {"__main__"},
 }
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/users"},
-    "grp": {"lookup/users"},
+    "pwd": {"lookup/accounts"},
+    "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
     "tomllib": {"configuration/config"},
 }
