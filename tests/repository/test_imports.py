@@ -72,7 +72,12 @@ WITHIN = {
         {"reload", "status"},
         {"wiring"},
     ),
-    "reports": ({"explain", "status", "config_check"},),
+    "reports": (
+        {"explain", "status", "config_check", "evidence", "cloudtrail", "table", "processes"},
+        {"journalctl", "rows"},
+        {"logins"},
+        {"audit", "whoami"},
+    ),
 }
 # What does not follow from the order alone.
 ALONE = {"client", "client_chain", "client_fallback"}
