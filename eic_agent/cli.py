@@ -24,6 +24,7 @@ from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason, UsersUnavailable
 from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
+from eic_agent.lookup.anchors import load_anchors
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.memory import Memory
@@ -312,8 +313,14 @@ def _serve(args: argparse.Namespace) -> int:
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
-            loaded = _load(args)
+            try:
+                return handlers_of(_load(args))
+            except ConfigError as error:
+                return without_configuration(error, journal, counters, started)
+
+        def handlers_of(loaded: config.Loaded) -> Handlers:
             settings = loaded.config
+            load_anchors(settings.trust.anchors)  # what cannot be used is found out now
             journal.set_level(settings.log.level)
             problems = list(loaded.warnings)
             uids = _client_uids(settings.agent.clients, users, problems)
@@ -332,22 +339,18 @@ def _serve(args: argparse.Namespace) -> int:
                 settings.imds.start_s,
                 authorizer.metadata.close,
                 # Without a cache nothing can be proved ahead.
-                Upkeep(authorizer, journal, settings.imds.deadline_s)
+                upkeep=Upkeep(authorizer, journal, settings.imds.deadline_s)
                 if settings.trust.max_cache_s
                 else None,
             )
 
-        try:
-            handlers = load()
-        except ConfigError as error:
-            handlers = without_configuration(error, journal)
         notifier = Notifier(os.environ)
         pressure = Pressure.told(os.environ)
         gc.freeze()  # what has been imported stays, so nobody need look whether it is garbage
         Service(
             listener,
             load,
-            handlers,
+            load(),
             journal,
             notifier,
             hand_over=args.hand_over,
@@ -379,7 +382,7 @@ def _status(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
     else:
         print(status.openmetrics(found) if args.openmetrics else status.text(found), end="")
-    return 0
+    return 1 if "invalid_config" in found else 0
 
 
 def _explain(args: argparse.Namespace) -> int:

@@ -89,7 +89,7 @@ ONLY_USED_BY = {
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/accounts"},
+    "pwd": {"client_fallback", "lookup/accounts"},
     "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
     "tomllib": {"configuration/config"},
