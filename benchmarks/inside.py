@@ -73,10 +73,11 @@ def main(path: str, user: str, fingerprint: str, lookups: int) -> None:
             # As between logins, when caches hold what others have used.
             subprocess.run([sys.executable, "-ISc", "pass"], check=True)
             watch.start()
-            answer = authorizer.lookup(question, Deadline.after(deadline_s), watch)
+            deadline = Deadline.after(deadline_s)
+            answer = authorizer.lookup(question, deadline, watch)
             watch.take("policy, grant")
             assert answer.lines
-            authorizer.record(question, answer)
+            authorizer.record(question, answer, deadline)
             watch.take("journal")
             subprocess.run([sys.executable, "-ISc", "pass"], check=True)
             watch.start()

@@ -24,6 +24,7 @@ from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.identity import configured_partition
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
@@ -144,8 +145,11 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("config", help="check or show the configuration")
     actions = command.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("check", help="say what is wrong with it, if anything is")
+    action.add_argument("--user", metavar="USER", help="say whether this OS user may have keys")
+    action.add_argument("--caller", metavar="ARN", help="and whether this principal may push them")
     action.set_defaults(run=_config_check)
     action = actions.add_parser("show", help="print the merged result")
+    action.add_argument("--origin", action="store_true", help="say which file gave each value")
     action.set_defaults(run=_config_show)
     return parser
 
@@ -180,13 +184,20 @@ def _build_authorizer(
     counters: Counters,
     users: UserDatabase,
     ends: Deadline = NEVER,
+    memory: Memory | None = None,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
     partitions = tuple(map(configured_partition, settings.identity.regions))
-    sysfs_root = settings.identity.sysfs_root
-    rules = Rules(settings.policy, settings.trust, sysfs_root, deadline_s, partitions)
-    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends)
+    rules = Rules(
+        settings.policy,
+        settings.trust,
+        settings.identity.sysfs_root,
+        deadline_s,
+        partitions,
+        record_required=settings.log.required,
+    )
+    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends, memory)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -208,9 +219,10 @@ def _authorized_keys(args: argparse.Namespace) -> int:
             settings, journal, workers, Counters(), UserDatabase(), deadline
         )
         answer = authorizer.lookup(question, deadline)
-        delivered = _print_lines(answer.lines)
-        if answer.undecided is None or not journal.on_stderr:
-            authorizer.record(question, answer, delivered=delivered)
+        if answer.undecided is None or not journal.on_stderr:  # or it would be said twice there
+            answer = authorizer.record(question, answer, deadline)
+        if not _print_lines(answer.lines):
+            authorizer.undelivered(answer)
     if answer.undecided is not None:
         return _undecided(answer.undecided, answer.detail)
     return 0
@@ -255,7 +267,7 @@ def _serve(args: argparse.Namespace) -> int:
     except NoSocket as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
-    started, counters, users = time.monotonic(), Counters(), UserDatabase()
+    started, counters, users, memory = time.monotonic(), Counters(), UserDatabase(), Memory()
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
@@ -266,7 +278,9 @@ def _serve(args: argparse.Namespace) -> int:
             uids = _client_uids(settings.agent.clients, users, problems)
             if problems:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
-            authorizer = _build_authorizer(settings, journal, workers, counters, users)
+            authorizer = _build_authorizer(
+                settings, journal, workers, counters, users, memory=memory
+            )
             agent = Agent(authorizer, journal, time.time, started)
             return Handlers(
                 agent.answer,
@@ -275,6 +289,7 @@ def _serve(args: argparse.Namespace) -> int:
                 settings.imds.deadline_s,
                 settings.agent.idle_exit_s,
                 settings.imds.start_s,
+                authorizer.metadata.close,
             )
 
         try:
@@ -366,22 +381,26 @@ def _sshd_changed(outcome: "Outcome") -> int:
 
 
 def _config_check(args: argparse.Namespace) -> int:
+    from eic_agent.reports import config_check
+
+    if args.caller is not None and args.user is None:
+        print("eic-agent: --caller wants --user, for whom the key is pushed", file=sys.stderr)
+        return 2
+    users = UserDatabase()
+    whose_eyes = config_check.become_agent(users)
+    found = config_check.check(lambda: _load(args), users, args.user, args.caller)
+    if whose_eyes is not None:
+        found.problems.append(whose_eyes)
+    print(config_check.text(found.problems), end="", file=sys.stderr)
+    print(config_check.text(found.results), end="")
+    return 0 if found.ok else 1
+
+
+def _config_show(args: argparse.Namespace) -> int:
     try:
         loaded = _load(args)
     except ConfigError as error:
         print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
         return 1
-    for warning in loaded.warnings:
-        print(escape(warning), file=sys.stderr)
-    files = ", ".join(map(str, loaded.files)) or "no file, the defaults hold"
-    print(f"valid: {escape(files)}")
-    return 0
-
-
-def _config_show(args: argparse.Namespace) -> int:
-    try:
-        print(config.show(_load(args).config), end="")
-    except ConfigError as error:
-        print("\n".join(escape(line) for line in str(error).splitlines()), file=sys.stderr)
-        return 1
+    print(config.show(loaded.config, loaded.origins if args.origin else None), end="")
     return 0

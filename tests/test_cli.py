@@ -139,7 +139,7 @@ def test_a_process_id_that_is_none_costs_no_key(
         assert (done.returncode, done.stdout) == (0, ALICES_KEY.line + "\n")
 
 
-def test_keys_that_could_not_be_written_are_not_called_granted(machine: Machine) -> None:
+def test_keys_that_could_not_be_written_have_a_second_entry(machine: Machine) -> None:
     command = [sys.executable, "-m", "eic_agent", "--config", str(machine.config)]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -150,7 +150,11 @@ def test_keys_that_could_not_be_written_are_not_called_granted(machine: Machine)
             timeout=60,
             check=False,
         )
-    assert (done.returncode, done.stderr) == (0, "")
+    granted, undelivered = done.stderr.splitlines()
+    assert done.returncode == 0
+    assert "EIC_DECISION=granted" in granted
+    assert "not delivered" in undelivered
+    assert "EIC_UNDELIVERED=1" in undelivered
 
 
 def test_a_certificate_that_the_library_warns_of_adds_no_line(machine: Machine) -> None:
@@ -184,7 +188,7 @@ def test_sshd_that_does_not_wait_is_no_error(machine: Machine) -> None:
     os.close(write)
     assert done.returncode == 0
     assert "Traceback" not in done.stderr
-    assert "granted" not in done.stderr
+    assert "EIC_UNDELIVERED=1" in done.stderr
 
 
 def test_explain_shows_every_step_and_the_key(machine: Machine) -> None:

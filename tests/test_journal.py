@@ -2,24 +2,28 @@
 
 import dataclasses
 import io
+import itertools
 import os
 import re
 import socket
 import threading
+import time
 import unicodedata
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from eic_agent.errors import Reason
-from eic_agent.journal import entries, outputs
+from eic_agent.journal import entries, kept, outputs, refusals, writer
 from eic_agent.journal.entries import Decision, escape
 from eic_agent.journal.writer import Journal, open_journal
 from eic_sandbox.journald import Entry, Journald, journald, parse
+
+T = TypeVar("T")
 
 GRANTED = Decision(
     granted=True,
@@ -33,6 +37,9 @@ GRANTED = Decision(
     expires=1738233660,
     latency_us=2500,
     sshd_pid=4711,
+    client_pid=4712,
+    client_uid=990,
+    decided_at=1738233600.25,
 )
 REFUSED = dataclasses.replace(
     GRANTED,
@@ -43,6 +50,50 @@ REFUSED = dataclasses.replace(
     caller=None,
     request=None,
 )
+
+
+def grant(
+    journal: Journal, within_s: float = 0, *, required: bool = False, **changed: object
+) -> bool:
+    decision = dataclasses.replace(GRANTED, **changed)  # type: ignore[arg-type] # names are known
+    return journal.grant(decision, within_s, required=required)
+
+
+def fill(listener: Journald) -> int:
+    """Fill the queue, as any process of this machine can; how many datagrams it holds."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as stranger:
+        for sent in itertools.count():
+            try:
+                stranger.sendto(b"MESSAGE=flood\n", str(listener.path))
+            except BlockingIOError:
+                return sent
+    raise AssertionError
+
+
+def ours(listener: Journald) -> list[dict[str, str]]:
+    """What waits and is no flood."""
+    fields = (entry.fields for entry in listener.entries())
+    return [found for found in fields if found["MESSAGE"] != "flood"]
+
+
+def eventually(condition: Callable[[], T]) -> T:
+    until = time.monotonic() + 30
+    while not (found := condition()):
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    return found
+
+
+def all_kept(journal: Journal, listener: Journald) -> list[dict[str, str]]:
+    """What the journal kept, once it has been written."""
+    received: list[dict[str, str]] = []
+
+    def nothing_waits() -> bool:
+        received.extend(ours(listener))
+        return not journal.waiting
+
+    eventually(nothing_waits)
+    return received + ours(listener)
 
 
 class Clock:
@@ -79,7 +130,7 @@ def journal(listener: Journald, terminal: io.StringIO, clock: Clock) -> Iterator
 def test_a_granted_key_has_every_field_of_the_contract(
     journal: Journal, listener: Journald
 ) -> None:
-    journal.decision(GRANTED)
+    assert grant(journal)
     assert listener.entry() == {
         "SYSLOG_IDENTIFIER": "eic-agent",
         "SYSLOG_FACILITY": "10",
@@ -97,13 +148,15 @@ def test_a_granted_key_has_every_field_of_the_contract(
         "EIC_EXPIRES": "1738233660",
         "EIC_LATENCY_US": "2500",
         "EIC_SSHD_PID": "4711",
+        "EIC_CLIENT_PID": "4712",
+        "EIC_CLIENT_UID": "990",
     }
 
 
 def test_a_refused_key_is_a_notice_with_its_reason_and_no_field_for_what_is_not_known(
     journal: Journal, listener: Journald
 ) -> None:
-    journal.decision(REFUSED)
+    journal.refusal(REFUSED)
     fields = listener.entry()
     assert fields["MESSAGE"] == (
         "refused SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU for bob: "
@@ -139,9 +192,9 @@ def test_messages_say_only_what_is_known(decision: Decision, message: str) -> No
     assert str(decision) == message
 
 
-def test_ids_of_messages_are_three_of_128_bits() -> None:
+def test_ids_of_messages_are_four_of_128_bits() -> None:
     ids = {value for name, value in vars(entries).items() if name.startswith("MESSAGE_ID_")}
-    assert len(ids) == 3
+    assert len(ids) == 4
     assert all(re.fullmatch("[0-9a-f]{32}", value) for value in ids)
 
 
@@ -212,7 +265,7 @@ def test_the_level_holds_back_everything_but_decisions(
     journal.debug("detail")
     journal.info("started")
     journal.problem(Reason.OVERLOADED, "busy")
-    journal.decision(GRANTED)
+    assert grant(journal)
     journal.close()
     assert [entry.fields["PRIORITY"] for entry in listener.entries()] == written
 
@@ -224,7 +277,7 @@ def test_percent_signs_are_text(journal: Journal, listener: Journald) -> None:
 
 def test_no_field_can_be_forged_through_a_value(journal: Journal, listener: Journald) -> None:
     forged = "x\nEIC_DECISION=granted\n_UID=0\nEIC_X\n\x04\0\0\0\0\0\0\0evil\n"
-    journal.decision(
+    journal.refusal(
         dataclasses.replace(REFUSED, user=forged, caller=forged, detail=forged, instance=forged)
     )
     fields = listener.entry()
@@ -280,29 +333,167 @@ def test_an_entry_too_big_for_a_datagram_goes_by_sealed_memfd(
     assert isinstance(output, outputs.JournaldOutput)
     output._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)  # 4608, or so
     caller = "arn:" + "x" * 2000
-    journal.decision(dataclasses.replace(GRANTED, caller=caller, request="y" * 2000))
+    assert grant(journal, caller=caller, request="y" * 2000)
     ((fields, by_memfd),) = listener.entries()
     assert by_memfd
     assert fields["EIC_CALLER"] == caller
 
 
-def test_a_full_queue_never_blocks_and_what_is_lost_is_reported(
+def test_what_is_no_decision_never_waits_and_what_is_lost_is_reported(
     journal: Journal, listener: Journald, terminal: io.StringIO
 ) -> None:
-    written = 0
-    while not journal.lost:
-        journal.decision(GRANTED)
-        written += 1
-    journal.decision(GRANTED)
+    fill(listener)
+    journal.info("first")
+    journal.info("second")
     assert journal.lost == 2
-    assert len(listener.entries()) == written - 1
-    journal.decision(GRANTED)
-    journal.decision(GRANTED)
-    first, report, second = (entry.fields for entry in listener.entries())
+    assert ours(listener) == []
+    journal.info("third")
+    third, report = ours(listener)
+    assert third["MESSAGE"] == "third"
     assert report["MESSAGE"] == "2 entries were lost since this process began"
     assert (report["EIC_LOST"], report["PRIORITY"]) == ("2", "4")
-    assert first == second
     assert not terminal.getvalue()
+
+
+def test_a_grant_waits_for_a_place_in_the_queue_and_is_not_late(
+    journal: Journal, listener: Journald
+) -> None:
+    fill(listener)
+    results: list[bool] = []
+    waiting = threading.Thread(target=lambda: results.append(grant(journal, 30, required=True)))
+    waiting.start()
+    time.sleep(0.1)
+    assert waiting.is_alive()
+    received = ours(listener)
+    waiting.join(30)
+    received += ours(listener)
+    assert results == [True]
+    (fields,) = received
+    assert fields["EIC_DECISION"] == "granted"
+    assert not fields.keys() & {"EIC_LATE", "EIC_DECIDED_AT"}
+
+
+def test_a_grant_that_must_be_recorded_is_refused_where_the_queue_stays_full(
+    journal: Journal, listener: Journald
+) -> None:
+    fill(listener)
+    assert not grant(journal, 0.05, required=True)
+    assert not journal.waiting
+    assert ours(listener) == []
+
+
+def test_a_grant_that_must_be_recorded_is_refused_without_journald(
+    journal: Journal, listener: Journald, tmp_path: Path
+) -> None:
+    listener.path.unlink()
+    assert not grant(journal, 1, required=True)
+    on_stderr = open_journal(socket_path=tmp_path / "absent", stderr=io.StringIO())
+    assert not grant(on_stderr, 1, required=True)
+
+
+def test_another_grant_is_kept_and_written_late_with_the_time_of_the_decision(
+    journal: Journal, listener: Journald
+) -> None:
+    fill(listener)
+    assert grant(journal, 0.05)
+    assert grant(journal)
+    assert journal.waiting == 1
+    fields = all_kept(journal, listener)[0]
+    assert fields["EIC_DECISION"] == "granted"
+    assert fields["EIC_DECIDED_AT"] == "1738233600.250000"
+    assert float(fields["EIC_LATE"]) > 0
+    assert grant(journal)
+    assert "EIC_LATE" not in listener.entry()
+
+
+def test_a_grant_without_journald_is_written_when_it_is_back(
+    journal: Journal, listener: Journald, tmp_path: Path
+) -> None:
+    listener.path.unlink()
+    assert grant(journal)
+    with journald(tmp_path) as restarted:
+        (fields,) = eventually(lambda: ours(restarted))
+    assert "EIC_LATE" in fields
+
+
+def test_what_one_client_can_make_us_keep_is_bounded_and_leaves_room_for_others(
+    journal: Journal, listener: Journald
+) -> None:
+    fill(listener)
+    granted = [grant(journal, client_uid=65534, request=str(i)) for i in range(300)]
+    assert granted == [True] * kept.MOST_OF_ONE + [False] * (300 - kept.MOST_OF_ONE)
+    assert grant(journal)
+    assert grant(journal, client_uid=65534, request="0"), "this one is kept already"
+    written = all_kept(journal, listener)
+    # What comes again while its entry is being written gets another.
+    assert len(written) in (kept.MOST_OF_ONE + 1, kept.MOST_OF_ONE + 2)
+    assert sum(int(fields.get("EIC_TIMES", 1)) for fields in written) == kept.MOST_OF_ONE + 2
+    assert grant(journal, client_uid=65534, request="new"), "there is room again"
+
+
+def test_refusals_of_a_flood_are_counted_by_reason_and_reported(
+    journal: Journal, listener: Journald, clock: Clock
+) -> None:
+    written: list[dict[str, str]] = []
+    for number in range(refusals.BURST + 50):
+        reason = Reason.BAD_SIGNATURE if number % 5 else Reason.EXPIRED
+        journal.refusal(dataclasses.replace(REFUSED, reason=reason))
+        written += ours(listener)
+    assert len(written) == refusals.BURST
+    assert grant(journal), "grants have no limit"
+    assert len(ours(listener)) == 1
+    clock.now += 9
+    journal.tick()
+    assert ours(listener) == []
+    assert journal.due_in() == 1
+    clock.now += 1
+    journal.tick()
+    (report,) = ours(listener)
+    assert report["EIC_DROPPED"] == "50"
+    assert report["EIC_DROPPED_REASONS"] == "bad-signature 40, expired 10"
+    assert "50 refusals" in report["MESSAGE"]
+    assert journal.due_in() is None
+    journal.refusal(REFUSED)
+    assert len(ours(listener)) == 1, "the limit lets some through again"
+
+
+def test_refusals_that_a_full_queue_does_not_take_are_kept_then_counted(
+    journal: Journal, listener: Journald
+) -> None:
+    fill(listener)
+    for _ in range(100):
+        journal.refusal(REFUSED)
+    journal.undelivered(GRANTED)
+    written = all_kept(journal, listener)
+    assert len([fields for fields in written if "EIC_REASON" in fields]) == 64
+    assert [fields["MESSAGE_ID"] for fields in written[64:]] == [entries.MESSAGE_ID_UNDELIVERED]
+    journal.close()
+    (report,) = ours(listener)
+    assert report["EIC_DROPPED_REASONS"] == "expired 36"
+
+
+def test_a_grant_that_was_not_delivered_has_a_second_entry(
+    journal: Journal, listener: Journald
+) -> None:
+    journal.undelivered(GRANTED)
+    fields = listener.entry()
+    assert fields["MESSAGE_ID"] == entries.MESSAGE_ID_UNDELIVERED
+    assert (fields["EIC_UNDELIVERED"], fields["EIC_REQUEST"]) == ("1", GRANTED.request)
+    assert "EIC_DECISION" not in fields
+
+
+def test_what_journald_never_takes_is_on_stderr_in_the_end(
+    listener: Journald, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "CLOSE_S", 0.1)
+    terminal = io.StringIO()
+    journal = open_journal(socket_path=listener.path, stderr=terminal)
+    fill(listener)
+    assert grant(journal)
+    journal.close()
+    assert "EIC_DECISION=granted" in terminal.getvalue()
+    assert "EIC_LATE=" in terminal.getvalue()
+    assert journal.lost == 1
 
 
 def test_a_restarted_journald_gets_the_next_entry(
@@ -322,7 +513,7 @@ def test_without_a_journal_every_entry_is_one_line_on_stderr(
     tmp_path: Path, terminal: io.StringIO
 ) -> None:
     journal = open_journal(socket_path=tmp_path / "absent", stderr=terminal)
-    journal.decision(dataclasses.replace(REFUSED, user="b\nb", latency_us=7, detail="\x1b[2J"))
+    journal.refusal(dataclasses.replace(REFUSED, user="b\nb", latency_us=7, detail="\x1b[2J"))
     journal.info("text")
     journal.close()
     assert terminal.getvalue() == (
@@ -331,7 +522,7 @@ def test_without_a_journal_every_entry_is_one_line_on_stderr(
         "EIC_DECISION=refused EIC_REASON=expired EIC_USER=b\\x0ab "
         "EIC_FINGERPRINT=SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU "
         "EIC_INSTANCE=i-0123456789abcdef0 EIC_EXPIRES=1738233660 EIC_LATENCY_US=7 "
-        "EIC_SSHD_PID=4711\n"
+        "EIC_SSHD_PID=4711 EIC_CLIENT_PID=4712 EIC_CLIENT_UID=990\n"
         "eic-agent: text\n"
     )
 
@@ -362,7 +553,7 @@ def test_an_entry_that_neither_journald_nor_stderr_takes_is_counted_as_lost(
 def test_threads_share_a_journal(journal: Journal, listener: Journald) -> None:
     def write() -> None:
         for _ in range(20):
-            journal.decision(GRANTED)
+            assert grant(journal)
             journal.problem(Reason.OVERLOADED, "busy")
 
     threads = [threading.Thread(target=write) for _ in range(4)]
@@ -371,12 +562,10 @@ def test_threads_share_a_journal(journal: Journal, listener: Journald) -> None:
     received: list[Entry] = []
     while any(thread.is_alive() for thread in threads):
         received += listener.entries()
-    received += listener.entries()
-    ids = Counter(
-        entry.fields["MESSAGE_ID"] for entry in received if "EIC_LOST" not in entry.fields
-    )
-    assert ids.total() + journal.lost == 4 * 20 + 1
-    assert ids[entries.MESSAGE_ID_PROBLEM] <= 1
+    everything = [entry.fields for entry in received] + all_kept(journal, listener)
+    grants = [fields for fields in everything if "EIC_DECISION" in fields]
+    assert sum(int(fields.get("EIC_TIMES", 1)) for fields in grants) == 4 * 20
+    assert len([f for f in everything if f.get("EIC_REASON") == "overloaded"]) <= 1
 
 
 def test_the_parser_of_these_tests_reads_both_forms_of_a_field() -> None:

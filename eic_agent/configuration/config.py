@@ -60,9 +60,10 @@ class AgentConfig:
 
 @dataclass(frozen=True, slots=True)
 class LogConfig:
-    """The lowest level that is written."""
+    """The lowest level that is written, and whether a grant needs its entry."""
 
     level: str = "info"
+    required: bool = False
 
 
 @dataclass(frozen=True, slots=True)

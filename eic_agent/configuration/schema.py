@@ -193,7 +193,7 @@ TABLES: dict[str, dict[str, Reader]] = {
         "idle_exit_s": _number(0, 86400, "seconds, 0 for never"),
         "clients": _strings(_USER_NAME.fullmatch, "a user name"),
     },
-    "log": {"level": _one_of(*LEVELS)},
+    "log": {"level": _one_of(*LEVELS), "required": _boolean},
 }
 
 

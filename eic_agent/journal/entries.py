@@ -9,6 +9,7 @@ from eic_agent.errors import Reason
 MESSAGE_ID_GRANTED = "90f2168c94cd4cb0b84a6bce5413711b"
 MESSAGE_ID_REFUSED = "2f091a513c8243af9f237ca9205367a4"
 MESSAGE_ID_PROBLEM = "40782ec6b740455abd12eb06e2c6a390"
+MESSAGE_ID_UNDELIVERED = "5d2e1a4c9b7f4c60a1f3e2d4b6c8a097"
 
 # syslog(3): severities, and the facility for security messages, LOG_AUTHPRIV
 WARNING, NOTICE, INFO, DEBUG = 4, 5, 6, 7
@@ -64,7 +65,9 @@ class Decision:
     """What was decided about one key, for whom and why.
 
     Caller and request are None until the signature over them is verified. `expires` is in seconds
-    since the epoch, `latency_us` in microseconds since the lookup arrived.
+    since the epoch, and so is `decided_at`; `latency_us` in microseconds since the lookup arrived.
+    `client_pid` and `client_uid` are the socket's peer by the kernel's word, None without a socket;
+    `sshd_pid` is what the client says.
     """
 
     granted: bool
@@ -78,6 +81,14 @@ class Decision:
     expires: int | None
     latency_us: int
     sshd_pid: int | None
+    client_pid: int | None
+    client_uid: int | None
+    decided_at: float
+
+    @property
+    def same(self) -> tuple[object, ...]:
+        """What decisions have in common for which one late entry is enough."""
+        return self.user, self.fingerprint, self.request, self.client_uid
 
     def __str__(self) -> str:
         key = self.fingerprint or "a key"
@@ -91,19 +102,39 @@ class Decision:
         return f"refused {key} for {self.user}{caller}{reason}{detail}"
 
     def entry(self) -> Fields:
-        """Give the one entry for it: granted at info, refused at notice."""
+        """Give the one entry for it: granted at info, refused at notice, an attack as a warning."""
+        if self.granted:
+            return entry(
+                str(self), INFO, MESSAGE_ID_GRANTED, decision="granted", **self._circumstances()
+            )
+        reason = self.reason.value if self.reason else None
         return entry(
             str(self),
-            INFO if self.granted else NOTICE,
-            MESSAGE_ID_GRANTED if self.granted else MESSAGE_ID_REFUSED,
-            decision="granted" if self.granted else "refused",
-            reason=self.reason.value if self.reason else None,
-            user=self.user,
-            fingerprint=self.fingerprint,
-            caller=self.caller,
-            request=self.request,
-            instance=self.instance,
-            expires=self.expires,
-            latency_us=self.latency_us,
-            sshd_pid=self.sshd_pid,
+            WARNING if self.reason is Reason.REPLAYED_BLOCK else NOTICE,
+            MESSAGE_ID_REFUSED,
+            decision="refused",
+            reason=reason,
+            **self._circumstances(),
         )
+
+    def undelivered_entry(self) -> Fields:
+        """Give the second entry for a grant that sshd did not take."""
+        key = self.fingerprint or "a key"
+        message = f"not delivered: {key} for {self.user} was granted, but sshd did not take it"
+        return entry(
+            message, NOTICE, MESSAGE_ID_UNDELIVERED, undelivered=1, **self._circumstances()
+        )
+
+    def _circumstances(self) -> dict[str, str | int | None]:
+        return {
+            "user": self.user,
+            "fingerprint": self.fingerprint,
+            "caller": self.caller,
+            "request": self.request,
+            "instance": self.instance,
+            "expires": self.expires,
+            "latency_us": self.latency_us,
+            "sshd_pid": self.sshd_pid,
+            "client_pid": self.client_pid,
+            "client_uid": self.client_uid,
+        }

@@ -18,12 +18,15 @@ from eic_agent.errors import (
     UsersUnavailable,
 )
 from eic_agent.journal.writer import Journal
+from eic_agent.lookup.clock import Clock
 from eic_agent.lookup.flights import Daemons, Flights, Workers
 from eic_agent.lookup.identity import Partition, check_instance_id, read_hardware
 from eic_agent.lookup.judge import Judge
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.outcomes import Outcome
 from eic_agent.lookup.policy import Grant, Policy, Refusal, check_user
 from eic_agent.lookup.question import Answer, Question
+from eic_agent.lookup.record import Recorder
 from eic_agent.lookup.signers import Signers
 from eic_agent.lookup.trace import Trace, untraced
 from eic_agent.lookup.trust import TrustRules
@@ -41,6 +44,7 @@ class Rules:
     sysfs_root: Path
     deadline_s: float
     partitions: tuple[Partition, ...] = ()
+    record_required: bool = False  # refuse what the journal has no entry of
 
 
 @dataclass
@@ -67,8 +71,9 @@ class Authorizer:
         counters: Counters,
         users: UserDatabase,
         ends: Deadline = NEVER,
+        memory: Memory | None = None,
     ) -> None:
-        """`counters` and `users` may have served before, under another configuration.
+        """`counters`, `users` and `memory` may be from before, under another configuration.
 
         No request lasts beyond `ends`, whoever else may wait for it: a process that answers one
         lookup must not outlive its deadline.
@@ -79,7 +84,8 @@ class Authorizer:
 
         self.metadata = metadata
         self._rules = rules
-        self._journal = journal
+        self._recorder = Recorder(journal, rules.record_required)
+        self._clock = clock
         self._lock = threading.Lock()
         self._instance_id: str | None = None
         # In threads of their own: a user database that hangs leaves metadata its workers.
@@ -92,15 +98,19 @@ class Authorizer:
         self._active_keys: Flights[str, bytes | None] = Flights(
             workers, lambda user: metadata.active_keys(user, bound()), "the keys of {}"
         )
+        memory = Memory() if memory is None else memory
+        skew_s = rules.policy.keys.clock_skew_s
+        self._believed = Clock(clock, memory, skew_s, lambda: metadata.clock_offset_s)
         self.signers = Signers(
-            metadata, rules.trust, clock, workers, bound, partitions=rules.partitions
+            metadata, rules.trust, self._believed, workers, bound, partitions=rules.partitions
         )
-        self._judge = Judge(rules.policy, self.signers, clock, lambda: metadata.clock_offset_s)
+        self._judge = Judge(rules.policy, self.signers, self._believed, memory)
         self.counters = counters
 
     def lookup(self, question: Question, deadline: Deadline, trace: Trace = untraced) -> Answer:
-        """Decide which keys sshd may be told of; `record` the answer once it was delivered."""
+        """Decide which keys may be granted; sshd is told what `record` makes of the answer."""
         begun = time.monotonic()
+        self._believed.now()  # whatever is asked: how late it is must be known when it is needed
         try:
             outcomes = self._decide(question, deadline, trace)
         except (MetadataUnavailable, UsersUnavailable) as error:
@@ -111,20 +121,25 @@ class Authorizer:
             answer = Answer(
                 lines=tuple(o.result.line for o in outcomes if isinstance(o.result, Grant)),
                 decisions=tuple(
-                    o.decision(question, self._instance_id, time.monotonic() - begun)
+                    o.decision(question, self._instance_id, time.monotonic() - begun, self._clock())
                     for o in outcomes
                 ),
             )
         self._count(answer, time.monotonic() - begun)
         return answer
 
-    def record(self, question: Question, answer: Answer, *, delivered: bool = True) -> None:
-        """Tell the journal (step 9); what sshd was not told is not called granted."""
-        for decision in answer.decisions:
-            if delivered or not decision.granted:
-                self._journal.decision(decision)
-        if answer.undecided is not None:
-            self._journal.problem(answer.undecided, answer.detail, user=question.user)
+    def record(self, question: Question, answer: Answer, deadline: Deadline) -> Answer:
+        """Tell the journal (step 9), which may take until the deadline; give what sshd may have."""
+        recorded = self._recorder.record(question, answer, deadline)
+        if missing := len(answer.lines) - len(recorded.lines):
+            with self._lock:
+                self.counters.granted -= missing
+                self.counters.refused[Reason.NOT_RECORDED.value] += missing
+        return recorded
+
+    def undelivered(self, answer: Answer) -> None:
+        """Tell the journal that sshd's client did not take a recorded answer."""
+        self._recorder.undelivered(answer)
 
     def _decide(self, question: Question, deadline: Deadline, trace: Trace) -> list[Outcome]:
         subject = check_user(

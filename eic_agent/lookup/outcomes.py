@@ -27,7 +27,9 @@ class Outcome:
         """Why the block is refused; None where it is granted."""
         return self.result.reason if isinstance(self.result, Refusal) else None
 
-    def decision(self, question: Question, instance_id: str | None, latency_s: float) -> Decision:
+    def decision(
+        self, question: Question, instance_id: str | None, latency_s: float, now: float
+    ) -> Decision:
         """Say it for the journal, naming only what is proved."""
         result, block = self.result, self.block
         return Decision(
@@ -42,6 +44,9 @@ class Outcome:
             expires=block.expires if block else None,
             latency_us=round(latency_s * 1_000_000),
             sshd_pid=question.sshd_pid,
+            client_pid=question.client_pid,
+            client_uid=question.client_uid,
+            decided_at=now,
         )
 
 

@@ -126,7 +126,7 @@ def check_user(
         )
     rules = policy.users
     subject = Subject(user)
-    if _needs_account(policy) and not _is_among(subject, rules.deny_users):
+    if _needs_account(policy) and not is_among(subject, rules.deny_users):
         subject = Subject(user, look_up(user))
         if subject.account is None:
             return _ruled_out(
@@ -134,15 +134,15 @@ def check_user(
             )
     groups = subject.account.groups if subject.account else ()
     nameless = [group.gid for group in groups if group.name is None]
-    if _is_among(subject, rules.deny_users):
+    if is_among(subject, rules.deny_users):
         return _ruled_out("policy.deny_users names the user")
     if any(_is_listed(group, rules.deny_groups) for group in groups):
         return _ruled_out("policy.deny_groups names one of the user's groups")
-    if nameless and not all(map(_is_id, rules.deny_groups)):
+    if nameless and not all(map(is_id, rules.deny_groups)):
         return _ruled_out(
             f"policy.deny_groups: the user is in group {nameless[0]}, which has no name"
         )
-    if rules.allow_users and not _is_among(subject, rules.allow_users):
+    if rules.allow_users and not is_among(subject, rules.allow_users):
         return _ruled_out("policy.allow_users does not name the user")
     if rules.allow_groups and not any(_is_listed(group, rules.allow_groups) for group in groups):
         return _ruled_out("policy.allow_groups names none of the user's groups")
@@ -157,19 +157,20 @@ def _needs_account(policy: Policy) -> bool:
     users = policy.users
     named = [*users.allow_users, *users.deny_users]
     named += [user for rule in policy.callers for user in rule.users]
-    return bool(users.allow_groups or users.deny_groups or any(map(_is_id, named)))
+    return bool(users.allow_groups or users.deny_groups or any(map(is_id, named)))
 
 
-def _is_id(pattern: str) -> bool:
+def is_id(pattern: str) -> bool:
     """Say whether a pattern is the id of a user or group; the API takes no such name of a user."""
     return pattern.isascii() and pattern.isdigit()
 
 
-def _is_among(subject: Subject, patterns: tuple[str, ...]) -> bool:
+def is_among(subject: Subject, patterns: tuple[str, ...]) -> bool:
+    """Say whether one of the patterns names the user, or is the id of a user who was looked up."""
     account = subject.account
     return any(
         (account is not None and account.uid == int(pattern))
-        if _is_id(pattern)
+        if is_id(pattern)
         else fnmatchcase(subject.name, pattern)
         for pattern in patterns
     )
@@ -178,7 +179,7 @@ def _is_among(subject: Subject, patterns: tuple[str, ...]) -> bool:
 def _is_listed(group: Group, patterns: tuple[str, ...]) -> bool:
     return any(
         group.gid == int(pattern)
-        if _is_id(pattern)
+        if is_id(pattern)
         else group.name is not None and fnmatchcase(group.name, pattern)
         for pattern in patterns
     )
@@ -278,4 +279,4 @@ def check_caller(
 
 def deciding_rule(subject: Subject, rules: tuple[CallerRule, ...]) -> int | None:
     """Give the place of the first rule whose users match; None where none does."""
-    return next((at for at, rule in enumerate(rules) if _is_among(subject, rule.users)), None)
+    return next((at for at, rule in enumerate(rules) if is_among(subject, rule.users)), None)

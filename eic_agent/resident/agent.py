@@ -45,16 +45,20 @@ class Agent:
     started: float  # monotonic
 
     def answer(self, request: Request) -> Reply:
-        """Answer one lookup, and journal it once the answer is with the client."""
-        question = Question(request.user, request.fingerprint, request.sshd_pid)
-        answer = self.authorizer.lookup(question, Deadline(request.ends))
-
-        def sent(delivered: bool) -> None:
-            self.authorizer.record(question, answer, delivered=delivered)
-
-        if answer.undecided is not None:
-            return Reply((explained(answer.undecided, answer.detail),), decided=False, sent=sent)
-        return Reply(answer.lines, sent=sent)
+        """Answer one lookup, and have it in the journal before the answer leaves."""
+        question = Question(
+            request.user,
+            request.fingerprint,
+            request.sshd_pid,
+            client_pid=request.peer.pid,
+            client_uid=request.peer.uid,
+        )
+        deadline = Deadline(request.ends)
+        answer = self.authorizer.lookup(question, deadline)
+        recorded = self.authorizer.record(question, answer, deadline)
+        if recorded.undecided is not None:
+            return Reply((explained(recorded.undecided, recorded.detail),), decided=False)
+        return Reply(recorded.lines, undelivered=lambda: self.authorizer.undelivered(recorded))
 
     def status(self, service: Counters) -> Mapping[str, object]:
         """Say for `eic-agent status` what happened since the start; times in seconds."""
@@ -79,6 +83,7 @@ class Agent:
             and {"name": signer.name, "holds_s": round(signer.valid_until - self.clock(), 3)},
             "signer_fetches": self.authorizer.signers.fetches,
             "journal_entries_lost": self.journal.lost,
+            "journal_entries_waiting": self.journal.waiting,
             "service": dataclasses.asdict(service),
         }
 

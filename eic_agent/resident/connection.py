@@ -4,6 +4,7 @@ The other end of the wire that client.py describes.
 """
 
 import contextlib
+import enum
 import math
 import os
 import re
@@ -11,6 +12,7 @@ import socket
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from eic_agent import client
 
@@ -19,9 +21,28 @@ STATUS_PROTOCOL = b"EIC1-STATUS"
 FELL_BACK_PROTOCOL = b"EIC1-FELL-BACK"
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")
+# As sshd's %f gives it (sshd_config(5)), by either hash that it knows; ours is SHA-256's.
+_FINGERPRINT = re.compile(rb"(SHA256:[A-Za-z0-9+/]{43}|MD5(:[0-9a-f]{2}){16})?")
+_MOST_PID = 1 << 22  # proc(5), pid_max
 _PEER_CREDENTIALS = struct.Struct("iII")  # pid, uid, gid: unix(7), SO_PEERCRED
 _REQUEST_LENGTH = struct.Struct(">H")
 _REPLY_LENGTH = struct.Struct(">I")
+
+
+class Standing(enum.Enum):
+    """What a peer may take."""
+
+    SSHD = enum.auto()  # root, the agent's own user, sshd's client: all there is
+    OTHER = enum.auto()  # another process of a client's user: a small share
+    UNTOLD = enum.auto()  # a client's user where the kernel hides processes from us: half
+    REFUSED = enum.auto()
+
+
+class Peer(NamedTuple):
+    """Process and user id of who connected, by the kernel's word: unix(7), SO_PEERCRED."""
+
+    pid: int
+    uid: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +54,7 @@ class Request:
     sshd_pid: int | None
     arrived: float
     ends: float
+    peer: Peer
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +63,13 @@ class Reply:
 
     lines: tuple[str, ...]
     decided: bool = True
-    sent: Callable[[bool], None] | None = None  # told whether the client took it
+    undelivered: Callable[[], None] | None = None  # called where the client did not take it
 
 
 class Connection:
     """An accepted peer and what is known of its request."""
 
-    __slots__ = ("arrived", "ends", "latest", "received", "socket")
+    __slots__ = ("arrived", "ends", "latest", "peer", "received", "socket", "standing")
 
     def __init__(self, accepted: socket.socket, arrived: float, latest: float = math.inf) -> None:
         """`latest` is the moment by which a lookup that met our start must be over."""
@@ -56,13 +78,11 @@ class Connection:
         self.latest = latest
         self.received = b""
         self.ends = math.inf  # known once the request is
-
-    def peer(self) -> tuple[int, int]:
-        """Give process and user id that the peer had when it connected."""
         size = _PEER_CREDENTIALS.size
-        data = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        data = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
         pid, uid, _gid = _PEER_CREDENTIALS.unpack(data)
-        return pid, uid
+        self.peer = Peer(pid, uid)
+        self.standing = Standing.REFUSED  # until `Peers` has said otherwise
 
     def greet(self) -> None:
         """Let the peer know that it is being served; the socket has room for a byte."""
@@ -104,7 +124,7 @@ class Connection:
 
 
 def parse_request(
-    data: bytes, arrived: float, deadline_s: float, latest: float = math.inf
+    data: bytes, peer: Peer, arrived: float, deadline_s: float, latest: float = math.inf
 ) -> Request:
     """Give the lookup that the bytes after the length ask for; raises ValueError."""
     fields = data.split(b"\0")
@@ -113,10 +133,15 @@ def parse_request(
     user, fingerprint, sshd_pid, left_ms = fields[1:]
     if not (_NUMBER.fullmatch(sshd_pid) and _NUMBER.fullmatch(left_ms)):
         raise ValueError("not a number, or one that nobody has")
+    if int(sshd_pid) > _MOST_PID:
+        raise ValueError("a process id that no process has")
+    if not _FINGERPRINT.fullmatch(fingerprint):
+        raise ValueError("not a fingerprint as sshd gives it")
     return Request(
         os.fsdecode(user),
         os.fsdecode(fingerprint) or None,
         int(sshd_pid) or None,
         arrived,
         min(arrived + min(int(left_ms) / 1000, deadline_s), latest),
+        peer,
     )

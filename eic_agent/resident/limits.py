@@ -12,6 +12,7 @@ class Limits:
 
     threads: int = 32
     connections: int = 512
+    others: int = 8  # connections of a client's user that are not sshd's: not all threads
     request_s: float = 1.0  # for the peer to send its request
     answer_s: float = 1.0  # for the peer to take the answer
     stuck_s: float = 10.0  # a lookup this far past its end means that the watchdog should bite
@@ -48,3 +49,4 @@ class Handlers:
     deadline_s: float  # most that a lookup may take
     idle_exit_s: float  # 0: never
     start_s: float = 30.0  # most that a lookup may take which met the agent's start
+    close: Callable[[], None] = lambda: None  # lets go of what they hold, once none is answered

@@ -15,7 +15,6 @@ import errno
 import functools
 import json
 import math
-import os
 import selectors
 import signal
 import socket
@@ -29,11 +28,13 @@ from eic_agent.resident.connection import (
     STATUS_PROTOCOL,
     Connection,
     Reply,
+    Standing,
     parse_request,
 )
 from eic_agent.resident.limits import DEFAULT_LIMITS, Counters, Handlers, Limits
 from eic_agent.resident.listener import Listener
 from eic_agent.resident.notify import Notifier
+from eic_agent.resident.peers import Peers
 from eic_agent.resident.pool import Asked, Outcome, Pool
 
 _ACCEPT_AT_ONCE = 64  # connections accepted before requests are looked at again
@@ -76,7 +77,8 @@ class Service:
         self._woken, self._wake = socket.socketpair()
         self._pool = Pool(self._respond, limits.threads, self._wake)
         self._refusals = _Seldom()
-        self._own_uid = os.geteuid()
+        self._peers = Peers()
+        self._retired: list[tuple[float, Callable[[], None]]] = []  # in order of when
         self._idle_since = self._alive_at = time.monotonic()
         self._leave_at: float | None = None  # set once no more is accepted
 
@@ -101,6 +103,7 @@ class Service:
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._patience_s()):
             key.data()
+        self._journal.tick()
         now = time.monotonic()
         while self._reading and now >= self._oldest_reading() + self._limits.request_s:
             self._counters.unfinished += 1
@@ -109,6 +112,8 @@ class Service:
             self._alive_at = now + self._notifier.alive_every_s
             if not self._is_stuck(now):
                 self._notifier.alive()
+        while self._retired and now >= self._retired[0][0]:
+            self._retired.pop(0)[1]()
         if self._leave_at is None and now >= self._idle_at():
             self._journal.info("idle: leaving until the next lookup")
             self._stop()
@@ -121,6 +126,10 @@ class Service:
             moments.append(self._alive_at)
         if self._leave_at is not None:
             moments.append(self._leave_at)
+        if self._retired:
+            moments.append(self._retired[0][0])
+        if (due_in := self._journal.due_in()) is not None:
+            moments.append(time.monotonic() + due_in)
         earliest = min(moments)
         return None if earliest == math.inf else max(earliest - time.monotonic(), 0)
 
@@ -162,8 +171,9 @@ class Service:
 
     def _admit(self, connection: Connection) -> None:
         self._counters.accepted += 1
-        pid, uid = connection.peer()
-        if uid not in (0, self._own_uid) and uid not in self._handlers.clients:
+        pid, uid = connection.peer
+        connection.standing = self._peers.standing(connection.peer, self._handlers.clients)
+        if connection.standing is Standing.REFUSED:
             self._counters.refused_peers += 1
             if count := self._refusals.due(connection.arrived):
                 self._journal.info(
@@ -173,7 +183,7 @@ class Service:
             connection.socket.close()
             return
         connection.greet()
-        if len(self._held) >= self._limits.connections:
+        if not self._has_room(connection.standing):
             connection.send(_OVERLOADED, within_s=0)
             connection.socket.close()
             self._count_overload()
@@ -184,6 +194,15 @@ class Service:
         read = functools.partial(self._read, connection)
         self._selector.register(connection.socket, selectors.EVENT_READ, read)
         read()  # mostly it is all there
+
+    def _has_room(self, standing: Standing) -> bool:
+        """Say whether one more may be held; those who are not sshd's have their own, small room."""
+        if len(self._held) >= self._limits.connections:
+            return False
+        alike = sum(held.standing is standing for held in self._held)
+        if standing is Standing.OTHER:
+            return alike < self._limits.others
+        return standing is Standing.SSHD or alike < self._limits.connections // 2
 
     def _read(self, connection: Connection) -> None:
         try:
@@ -198,8 +217,13 @@ class Service:
             if data == STATUS_PROTOCOL:
                 asked = self._count()
             else:
-                deadline_s = self._handlers.deadline_s
-                asked = parse_request(data, connection.arrived, deadline_s, connection.latest)
+                asked = parse_request(
+                    data,
+                    connection.peer,
+                    connection.arrived,
+                    self._handlers.deadline_s,
+                    connection.latest,
+                )
                 connection.ends = asked.ends
         except EOFError:
             self._counters.unfinished += 1
@@ -249,8 +273,8 @@ class Service:
         else:
             reply, outcome = handlers.answer(asked), Outcome.ANSWERED
         delivered = connection.send(reply, self._limits.answer_s)
-        if reply.sent is not None:
-            reply.sent(delivered)
+        if reply.undelivered is not None and not delivered:
+            reply.undelivered()
         return outcome
 
     def _settle(self) -> None:
@@ -277,6 +301,7 @@ class Service:
 
     def _reload(self) -> None:
         self._notifier.reloading()
+        before = self._handlers
         try:
             self._handlers = self._load()
         except ConfigError as error:
@@ -287,6 +312,9 @@ class Service:
             )
         else:
             self._counters.reloads += 1
+            # What is being answered by the former handlers has ended by then.
+            ends = time.monotonic() + before.deadline_s + self._limits.stuck_s
+            self._retired.append((ends, before.close))
             self._journal.info("the configuration was read again")
         self._notifier.ready()
 
@@ -305,6 +333,8 @@ class Service:
     def _close(self) -> None:
         self._listener.close()
         self._pool.close(0.1 if self._held else 1)
+        for close in (*(close for _, close in self._retired), self._handlers.close):
+            close()
         self._selector.close()
         self._woken.close()
         self._wake.close()

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from eic_agent.errors import UsersUnavailable
 from eic_agent.lookup.users import exists
 from eic_agent.sshd.asking import Effective, NotAccepted, Sshd
 from eic_agent.sshd.changes import content_of
@@ -206,7 +207,7 @@ def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
             f"AuthorizedKeysCommandUser {user} runs the command as whoever logs in: the agent's "
             "socket does not answer them, so that each lookup takes a process of its own"
         )
-    elif not exists(user):
+    elif not _is_known(user):
         raise Refused(
             f"the user {user} does not exist, so that sshd would run no AuthorizedKeysCommand",
             "Run `systemd-sysusers`, which makes it where the package is installed"
@@ -214,6 +215,15 @@ def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
             else f"Make that user, or delete the AuthorizedKeysCommand ({set_at}) that wants it",
         )
     return Plan(command, user, chained, tuple(remarks), (*warnings, *concerns(found, before)))
+
+
+def _is_known(user: str) -> bool:
+    try:
+        return exists(user)
+    except UsersUnavailable as error:
+        raise Refused(
+            str(error), f"See with `id {user}` whether a service in /etc/nsswitch.conf hangs"
+        ) from None
 
 
 def _without_aws(argv: tuple[str, ...]) -> tuple[str, ...]:

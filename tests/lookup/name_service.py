@@ -5,6 +5,7 @@ libraries stay as they are.
 """
 
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -50,6 +51,17 @@ mount -t overlay overlay \
 for file in nsswitch.conf passwd group; do
     mount --bind "$work/$file" "/etc/$file"
 done
+# Other users may run this Python, too; outside of the namespace its directories stay closed.
+n=0
+while [ "$1" != -- ]; do
+    n=$((n + 1))
+    mkdir "$work/over/upper$n" "$work/over/work$n"
+    mount -t overlay overlay \
+        -o "lowerdir=$1,upperdir=$work/over/upper$n,workdir=$work/over/work$n" "$1"
+    chmod o+x "$1"
+    shift
+done
+shift
 exec "$@"
 """
 
@@ -70,7 +82,7 @@ class NameService:
         for name, content in (("nsswitch.conf", NSSWITCH), ("passwd", PASSWD), ("group", GROUP)):
             (directory / name).write_text(content)
         self._enter = [unshare, "--mount", "--propagation", "private", "--", "sh", "-c", _ENTER]
-        self._enter += ["sh", str(directory), str(_libraries())]
+        self._enter += ["sh", str(directory), str(_libraries()), *map(str, _closed()), "--"]
         done = subprocess.run(self.command("true"), capture_output=True, text=True, check=False)
         if done.returncode:
             support.lacking(
@@ -81,6 +93,13 @@ class NameService:
     def command(self, *command: str) -> Sequence[str]:
         """Return the command that runs this one with this database."""
         return [*self._enter, *command]
+
+
+def _closed() -> list[Path]:
+    """Directories above this Python, and above the tree, that only their owner may enter."""
+    ends = (Path(sys.executable).resolve(), Path(sys.prefix), Path(__file__))
+    above = {folder for end in ends for folder in end.parents}
+    return sorted(folder for folder in above if not folder.stat().st_mode & 0o001)
 
 
 def _libraries() -> Path:

@@ -81,6 +81,7 @@ def test_the_catalog_explains_what_the_journal_says(tmp_path: Path) -> None:
         entries.MESSAGE_ID_GRANTED,
         entries.MESSAGE_ID_REFUSED,
         entries.MESSAGE_ID_PROBLEM,
+        entries.MESSAGE_ID_UNDELIVERED,
     }
     fields = set(re.findall(r"@(\w+)@", (SKELETON / catalog).read_text()))
     assert fields <= {"EIC_USER", "EIC_REASON", "EIC_FINGERPRINT", "EIC_CALLER", "EIC_REQUEST"}

@@ -28,13 +28,13 @@ ROOMS = (
 )
 # The same within the rooms whose order matters to a reader.
 WITHIN = {
+    "journal": ({"entries", "refusals"}, {"outputs"}, {"kept"}, {"writer"}),
     "metadata": (
         {"deadline", "endpoints"},
         {"wire", "tokens", "outage"},
         {"exchange"},
         {"client"},
     ),
-    "journal": ({"entries"}, {"outputs"}, {"writer"}),
     "lookup": (
         {
             "identity",
@@ -46,17 +46,17 @@ WITHIN = {
             "accounts",
             "callers",
         },
-        {"anchors", "ocsp", "users"},
-        {"trust"},
+        {"anchors", "ocsp", "users", "memory"},
+        {"trust", "clock"},
         {"policy"},
-        {"signers", "outcomes"},
+        {"signers", "outcomes", "record"},
         {"judge"},
         {"authorizer"},
     ),
-    "configuration": ({"keyoptions"}, {"schema"}, {"config"}),
+    "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
         {"notify", "listener", "connection"},
-        {"limits"},
+        {"limits", "peers"},
         {"pool"},
         {"service"},
         {"agent"},
@@ -72,7 +72,7 @@ WITHIN = {
         {"reload", "status"},
         {"wiring"},
     ),
-    "reports": ({"explain", "status"},),
+    "reports": ({"explain", "status", "config_check"},),
 }
 # What does not follow from the order alone.
 ALONE = {"client", "client_chain", "client_fallback"}

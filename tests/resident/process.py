@@ -14,6 +14,7 @@ from eic_agent import client
 from eic_agent.resident.connection import STATUS_PROTOCOL
 
 PATIENCE_S = 30.0
+FINGERPRINT = "SHA256:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU"
 ROOT = Path(__file__).parents[2]
 
 
@@ -78,7 +79,7 @@ class Agent:
 
     def ask(self, user: str, within_s: float = PATIENCE_S) -> tuple[bytes, bytes]:
         """What client.py gets, whatever the time; ValueError or OSError for no whole answer."""
-        return client.ask(str(self.path), user, "SHA256:x", 42, time.monotonic() + within_s)
+        return client.ask(str(self.path), user, FINGERPRINT, 42, time.monotonic() + within_s)
 
     def status(self) -> dict[str, int]:
         with self.connect() as connection:
@@ -133,7 +134,7 @@ def agent_in(directory: Path, **config: object) -> Iterator[Agent]:
 def request(
     user: bytes = b"echo",
     *,
-    fingerprint: bytes = b"SHA256:x",
+    fingerprint: bytes = FINGERPRINT.encode(),
     pid: bytes = b"42",
     ms: bytes = b"3900",
 ) -> bytes:

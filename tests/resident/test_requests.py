@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -16,6 +17,7 @@ import pytest
 from eic_agent import client
 from tests.resident.conftest import StartAgent
 from tests.resident.process import (
+    FINGERPRINT,
     PATIENCE_S,
     Agent,
     answer_of,
@@ -31,8 +33,8 @@ NOBODY = 65534
 
 def test_answers_user_fingerprint_pid_and_time_as_sent(start: StartAgent) -> None:
     with start().connect() as connection:
-        send(connection, request(b"echo", fingerprint=b"SHA256:abc", pid=b"7", ms=b"1234"))
-        assert answer_of(connection) == (b"A", b"echo SHA256:abc 7 1234\n")
+        send(connection, request(b"echo", pid=b"7", ms=b"1234"))
+        assert answer_of(connection) == (b"A", f"echo {FINGERPRINT} 7 1234\n".encode())
 
 
 def test_an_empty_fingerprint_and_no_pid_are_none(start: StartAgent) -> None:
@@ -90,6 +92,10 @@ def test_requests_come_in_any_pieces(start: StartAgent) -> None:
         b"\xff\xff" + b"x" * 5000,
         b"\0\x02xxmore",
         (lambda r: len(r).to_bytes(2, "big") + r)(request(pid=b"-1")),
+        (lambda r: len(r).to_bytes(2, "big") + r)(request(pid=b"4194305")),
+        (lambda r: len(r).to_bytes(2, "big") + r)(request(fingerprint=b"SHA256:short")),
+        (lambda r: len(r).to_bytes(2, "big") + r)(request(fingerprint=b"MD5:" + b"x" * 47)),
+        (lambda r: len(r).to_bytes(2, "big") + r)(request(fingerprint=b"root by arn:aws:x")),
         (lambda r: len(r).to_bytes(2, "big") + r)(request(ms=b"")),
         (lambda r: len(r).to_bytes(2, "big") + r)(request(ms=b" 5")),
         (lambda r: len(r).to_bytes(2, "big") + r)(request(ms=b"9" * 400)),
@@ -304,6 +310,45 @@ def test_foreign_users_are_not_answered_and_that_is_journalled_seldom(start: Sta
 def test_configured_users_are_answered(start: StartAgent) -> None:
     root()
     assert ask_as(NOBODY, start(clients=[NOBODY]).path).startswith(b"+A")
+
+
+def ask_as_sshd(user: int, directory: Path, path: Path) -> bytes:
+    """What sshd's client gets that runs as this user: its parent is root's and is called sshd."""
+    shell = shutil.copy("/bin/sh", directory / "sshd")
+    lookup = ["/usr/bin/python3", "-I", "-S", "-c", FOREIGN, str(path)]
+    run = f'setpriv --reuid={user} --clear-groups -- "$@"; exit'
+    done = subprocess.run([shell, "-c", run, "sh", *lookup], capture_output=True, check=True)
+    return bytes(eval(done.stdout))
+
+
+def test_a_clients_user_cannot_take_what_sshd_needs(directory: Path, start: StartAgent) -> None:
+    root()
+    agent = start(clients=[NOBODY], limits={"others": 2, "request_s": 30})
+    hold = """
+import socket, sys
+held = []
+for _ in range(100):
+    held.append(socket.socket(socket.AF_UNIX))
+    held[-1].connect(sys.argv[1])
+    answer = b""
+    while len(answer) < 2 and (data := held[-1].recv(2 - len(answer))):
+        answer += data
+        if len(held) <= 2:
+            break
+    print(answer, flush=True)
+sys.stdin.read()
+"""
+    argv = ["/usr/bin/python3", "-I", "-S", "-c", hold, str(agent.path)]
+    with subprocess.Popen(
+        argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, user=NOBODY, cwd="/"
+    ) as process:
+        assert process.stdout
+        lines = [process.stdout.readline().strip() for _ in range(100)]
+        assert lines == ["b'+'"] * 2 + ["b'+U'"] * 98
+        assert ask_as(NOBODY, agent.path).startswith(b"+U")
+        assert ask_as_sshd(NOBODY, directory, agent.path).startswith(b"+A")
+        assert agent.ask("echo")[0] == b"A"
+    assert agent.status()["overloaded"] == 99
 
 
 def test_the_agents_own_user_is_answered(directory: Path, start: StartAgent) -> None:
