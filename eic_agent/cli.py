@@ -23,6 +23,7 @@ from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason, UsersUnavailable
 from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
+from eic_agent.lookup.anchors import load_anchors
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.identity import configured_partition
 from eic_agent.lookup.memory import Memory
@@ -167,6 +168,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where sshd reads no drop-in first, include ours from a block in its main file",
     )
     action.add_argument(
+        "--permit-environment",
+        action="store_true",
+        help="let sessions have the variables of keys.export_caller (PermitUserEnvironment EIC_*)",
+    )
+    action.add_argument(
         "--unless-disabled",
         action="store_true",
         help="not where an administrator disabled it (for package scripts)",
@@ -309,8 +315,14 @@ def _serve(args: argparse.Namespace) -> int:
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
-            loaded = _load(args)
+            try:
+                return handlers_of(_load(args))
+            except ConfigError as error:
+                return without_configuration(error, journal, counters, started)
+
+        def handlers_of(loaded: config.Loaded) -> Handlers:
             settings = loaded.config
+            load_anchors(settings.trust.anchors)  # what cannot be used is found out now
             journal.set_level(settings.log.level)
             problems = list(loaded.warnings)
             uids = _client_uids(settings.agent.clients, users, problems)
@@ -330,12 +342,8 @@ def _serve(args: argparse.Namespace) -> int:
                 authorizer.metadata.close,
             )
 
-        try:
-            handlers = load()
-        except ConfigError as error:
-            handlers = without_configuration(error, journal)
         notifier = Notifier(os.environ)
-        Service(listener, load, handlers, journal, notifier, hand_over=args.hand_over).run()
+        Service(listener, load, load(), journal, notifier, hand_over=args.hand_over).run()
     return 0
 
 
@@ -362,7 +370,7 @@ def _status(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
     else:
         print(status.openmetrics(found) if args.openmetrics else status.text(found), end="")
-    return 0
+    return 1 if "invalid_config" in found else 0
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -456,6 +464,7 @@ def _sshd_enable(args: argparse.Namespace) -> int:
         wiring.enable(
             System(),
             edit_main_file=args.edit_main_file,
+            permit_environment=args.permit_environment,
             unless_disabled=args.unless_disabled,
         )
     )
