@@ -12,6 +12,7 @@ from time import monotonic
 FELL_BACK = b"EIC1-FELL-BACK"  # as service.py expects it: the whole of a request
 USER = "eic-agent"  # the agent's own
 PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39  # prctl(2)
+GRACE_S = 1.0  # a lookup in one process that has not ended this long after its time never will
 LOG, LOG_S = "/dev/log", 0.5  # syslog's socket; how long it may make us wait
 
 
@@ -78,6 +79,9 @@ def become_agent(options: "dict[str, str]", names: "list[str]", sshd: int, ends:
     and as the moment on CLOCK_MONOTONIC, which counts where the agent is new enough to know it.
     """
     tell(options["--socket"])
+    # Modules of the name service may hang, here and in what we become: the timer outlasts execve.
+    _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+    _signal.setitimer(_signal.ITIMER_REAL, max(ends - monotonic(), 0) + GRACE_S)
     if posix.geteuid() == 0:
         try:
             give_up_root()
