@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 
 # Metadata requests of the resident agent at a time; each takes a second at most.
 _FETCHERS = 32
+_STANDBY_IDLE_EXIT_S = 30.0
 # For the user database to say who `[agent] clients` are, when the agent starts or reloads.
 _CLIENTS_S = 2.0
 
@@ -101,6 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", help="answer lookups on a socket until idle")
     command.add_argument(
         "--socket", type=Path, metavar="PATH", help="listen here (default: on systemd's socket)"
+    )
+    command.add_argument(
+        "--standby", action="store_true", help="in the agent's stead: leave soon when idle"
     )
     command.set_defaults(run=_serve)
 
@@ -278,12 +282,13 @@ def _serve(args: argparse.Namespace) -> int:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
             authorizer = _build_authorizer(settings, journal, workers, counters, users)
             agent = Agent(authorizer, journal, time.time, started)
+            idle_exit_s = _STANDBY_IDLE_EXIT_S if args.standby else settings.agent.idle_exit_s
             return Handlers(
                 agent.answer,
                 agent.status,
                 uids,
                 settings.imds.deadline_s,
-                settings.agent.idle_exit_s,
+                idle_exit_s,
                 settings.imds.start_s,
                 authorizer.metadata.close,
             )
