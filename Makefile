@@ -45,7 +45,7 @@ release-check: check lock-check
 
 PYTEST = $(BIN)/python -m pytest -n 4 --dist loadgroup --cov=eic_agent --cov-branch --cov-report=
 # What decides about trust is tested branch by branch.
-DECIDING = eic_agent/lookup/anchors.py,eic_agent/lookup/callers.py,eic_agent/lookup/certificates.py,eic_agent/lookup/identity.py,eic_agent/lookup/judge.py,eic_agent/lookup/keyblock.py,eic_agent/lookup/ocsp.py,eic_agent/lookup/policy.py,eic_agent/lookup/trust.py
+DECIDING = eic_agent/lookup/anchors.py,eic_agent/lookup/callers.py,eic_agent/lookup/certificates.py,eic_agent/lookup/clock.py,eic_agent/lookup/identity.py,eic_agent/lookup/judge.py,eic_agent/lookup/keyblock.py,eic_agent/lookup/memory.py,eic_agent/lookup/ocsp.py,eic_agent/lookup/policy.py,eic_agent/lookup/trust.py
 COVERED = $(BIN)/coverage report --include=$(DECIDING) --fail-under=100 --show-missing
 
 # What needs neither root nor a program that is not Python's.

@@ -7,6 +7,7 @@ import argparse
 import json
 import os
 import re
+import shutil
 import signal
 import sys
 import time
@@ -22,8 +23,10 @@ from eic_agent.configuration import config
 from eic_agent.errors import ConfigError, Reason, UsersUnavailable
 from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal, open_journal
+from eic_agent.lookup.anchors import load_anchors
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
 from eic_agent.lookup.identity import configured_partition
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.question import Question
 from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.client import MetadataClient
@@ -120,6 +123,43 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--json", action="store_true", help="the same as data")
     command.set_defaults(run=_explain)
 
+    command = commands.add_parser("audit", help="show who came in, by which IAM principal")
+    command.add_argument("--since", metavar="TIME", help="as journalctl takes it: today, -2h, ...")
+    command.add_argument("--until", metavar="TIME", help="likewise")
+    command.add_argument("--user", metavar="USER", help="only logins of this OS user")
+    command.add_argument(
+        "--caller",
+        metavar="PATTERN",
+        help="only of principals that this shell pattern matches, or that contain this text",
+    )
+    command.add_argument(
+        "--refused", action="store_true", help="also keys that did not become a login, and why"
+    )
+    command.add_argument(
+        "--all", action="store_true", help="also logins not through Instance Connect"
+    )
+    command.add_argument(
+        "--cloudtrail",
+        type=Path,
+        metavar="PATH",
+        action="append",
+        default=[],
+        help="compare with CloudTrail's records in this file or directory",
+    )
+    command.add_argument(
+        "--directory", type=Path, metavar="DIR", help="read the journal files there"
+    )
+    command.add_argument("--json", action="store_true", help="one JSON object a line")
+    command.add_argument("--follow", action="store_true", help="wait for logins and show each")
+    command.set_defaults(run=_audit)
+
+    command = commands.add_parser("whoami", help="show the IAM principal of this session")
+    command.add_argument(
+        "--session", type=int, metavar="PID", help="of the session that this process runs in"
+    )
+    command.add_argument("--json", action="store_true", help="the same as data")
+    command.set_defaults(run=_whoami)
+
     command = commands.add_parser("sshd", help="the wiring in sshd's configuration")
     actions = command.add_subparsers(required=True, metavar="ACTION")
     action = actions.add_parser("status", help="say whom sshd asks, and what is in the way")
@@ -187,6 +227,7 @@ def _build_authorizer(
     counters: Counters,
     users: UserDatabase,
     ends: Deadline = NEVER,
+    memory: Memory | None = None,
 ) -> Authorizer:
     metadata = MetadataClient(settings.imds.endpoint, settings.imds.timeout_s)
     deadline_s = settings.imds.deadline_s
@@ -199,7 +240,7 @@ def _build_authorizer(
         partitions,
         record_required=settings.log.required,
     )
-    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends)
+    return Authorizer(metadata, rules, journal, time.time, workers, counters, users, ends, memory)
 
 
 def _authorized_keys(args: argparse.Namespace) -> int:
@@ -269,18 +310,26 @@ def _serve(args: argparse.Namespace) -> int:
     except NoSocket as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
-    started, counters, users = time.monotonic(), Counters(), UserDatabase()
+    started, counters, users, memory = time.monotonic(), Counters(), UserDatabase(), Memory()
     with closing(open_journal()) as journal, ThreadPoolExecutor(_FETCHERS) as workers:
 
         def load() -> Handlers:
-            loaded = _load(args)
+            try:
+                return handlers_of(_load(args))
+            except ConfigError as error:
+                return without_configuration(error, journal, counters, started)
+
+        def handlers_of(loaded: config.Loaded) -> Handlers:
             settings = loaded.config
+            load_anchors(settings.trust.anchors)  # what cannot be used is found out now
             journal.set_level(settings.log.level)
             problems = list(loaded.warnings)
             uids = _client_uids(settings.agent.clients, users, problems)
             if problems:
                 journal.problem(Reason.INVALID_CONFIG, "\n".join(problems), always=True)
-            authorizer = _build_authorizer(settings, journal, workers, counters, users)
+            authorizer = _build_authorizer(
+                settings, journal, workers, counters, users, memory=memory
+            )
             agent = Agent(authorizer, journal, time.time, started)
             idle_exit_s = _STANDBY_IDLE_EXIT_S if args.standby else settings.agent.idle_exit_s
             return Handlers(
@@ -293,12 +342,8 @@ def _serve(args: argparse.Namespace) -> int:
                 authorizer.metadata.close,
             )
 
-        try:
-            handlers = load()
-        except ConfigError as error:
-            handlers = without_configuration(error, journal)
         notifier = Notifier(os.environ)
-        Service(listener, load, handlers, journal, notifier, hand_over=args.hand_over).run()
+        Service(listener, load, load(), journal, notifier, hand_over=args.hand_over).run()
     return 0
 
 
@@ -325,7 +370,7 @@ def _status(args: argparse.Namespace) -> int:
         print(json.dumps(found, indent=2))
     else:
         print(status.openmetrics(found) if args.openmetrics else status.text(found), end="")
-    return 0
+    return 1 if "invalid_config" in found else 0
 
 
 def _explain(args: argparse.Namespace) -> int:
@@ -343,6 +388,63 @@ def _explain(args: argparse.Namespace) -> int:
         explanation = explain(authorizer, _question(args), deadline)
     print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
     return 0 if explanation.answer.lines else 1
+
+
+def _agent_uid() -> int | None:
+    """Give the id of the user that the agent runs as. Raises UsersUnavailable."""
+    return UserDatabase().user_ids(["eic-agent"], Deadline.after(_CLIENTS_S))["eic-agent"]
+
+
+def _audit(args: argparse.Namespace) -> int:
+    from eic_agent.errors import EicAgentError
+    from eic_agent.reports import audit, journalctl
+
+    if args.follow and (args.cloudtrail or args.until is not None):
+        print("eic-agent: --follow goes with neither --cloudtrail nor --until", file=sys.stderr)
+        return 2
+    if args.directory is None and not journalctl.may_read():
+        print(f"eic-agent: {journalctl.NO_RIGHT}", file=sys.stderr)
+        return 1
+    options = audit.Options(
+        since=args.since,
+        until=args.until,
+        user=args.user,
+        caller=args.caller,
+        refused=args.refused,
+        all=args.all,
+        directory=args.directory,
+        cloudtrail=tuple(args.cloudtrail),
+        json=args.json,
+        follow=args.follow,
+    )
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    screen = audit.Screen(sys.stdout, sys.stderr, width, progress=sys.stderr.isatty())
+    try:
+        audit.run(options, screen, _agent_uid(), time.time())
+    except EicAgentError as error:
+        print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stdout = None  # or the interpreter would complain once more when it ends
+    return 0
+
+
+def _whoami(args: argparse.Namespace) -> int:
+    from eic_agent.errors import EicAgentError
+    from eic_agent.reports import journalctl, whoami
+
+    if not journalctl.may_read():
+        print(f"eic-agent: {journalctl.NO_RIGHT}", file=sys.stderr)
+        return 1
+    try:
+        session = whoami.find(args.session or os.getpid(), _agent_uid())
+    except EicAgentError as error:
+        print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
+        return 1
+    print(json.dumps(session.data(), indent=2) if args.json else session.text())
+    return 0
 
 
 def _sshd_status(args: argparse.Namespace) -> int:

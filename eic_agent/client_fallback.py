@@ -18,15 +18,28 @@ FELL_BACK = b"EIC1-FELL-BACK"  # as service.py expects it: the whole of a reques
 STANDBY = "standby.sock"  # beside the agent's own socket
 STANDBY_S = 4.0  # for the agent that stands by, once it runs
 _TELL_US = 100000  # most that it may take to tell the agent that it was not heard
+USER = "eic-agent"  # the agent's own
+PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39  # prctl(2)
+LOG, LOG_S = "/dev/log", 0.5  # syslog's socket; how long it may make us wait
 
 
 def complain(text: str) -> int:
-    """Write one line of printable ASCII to stderr, whatever the text; return exit status 1."""
-    line = "eic-agent: " + "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text) + "\n"
+    """Say it on stderr and, since sshd's goes nowhere, in the system's log; return exit status 1.
+
+    One line of printable ASCII, whatever the text; as LOG_AUTHPRIV, LOG_ERR, which is sshd's own.
+    """
+    line = "".join(c if " " <= c <= "~" else ascii(c)[1:-1] for c in text).encode("ascii")
     try:
-        posix.write(2, line.encode("ascii"))
+        posix.write(2, b"eic-agent: " + line + b"\n")
     except OSError:
         pass  # nobody reads
+    try:
+        log = _socket.socket(_socket.AF_UNIX, _socket.SOCK_DGRAM)
+        log.settimeout(LOG_S)
+        log.sendto(b"<83>eic-agent[%d]: " % posix.getpid() + line, LOG)
+        log.close()
+    except OSError:
+        pass
     return 1
 
 
@@ -73,12 +86,44 @@ def fall_back(
     return answer(verdict, payload)
 
 
+def give_up_root() -> None:
+    """Become the agent's user for good, and make sure of it; raises OSError or LookupError.
+
+    Where AuthorizedKeysCommandUser is root, what a stranger can put into metadata would otherwise
+    be read with every privilege there is.
+    """
+    import ctypes  # only here: it takes as long as the rest of the client
+    import pwd
+
+    user = pwd.getpwnam(USER)
+    posix.initgroups(USER, user.pw_gid)
+    posix.setresgid(user.pw_gid, user.pw_gid, user.pw_gid)
+    posix.setresuid(user.pw_uid, user.pw_uid, user.pw_uid)
+    prctl = ctypes.CDLL(None).prctl
+    prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    try:
+        posix.setuid(0)
+    except PermissionError:
+        ids = {*posix.getresuid(), *posix.getresgid(), *posix.getgroups()}
+        if 0 not in ids and prctl(PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1:
+            return
+    raise PermissionError(1, "root's privileges are still there")
+
+
 def become_agent(options: "dict[str, str]", names: "list[str]", sshd: int, ends: float) -> int:
     """Become the agent's lookup in one process; return an exit status where that cannot be.
 
     The deadline is handed over twice: as the seconds left, counted from the start of the process,
     and as the moment on CLOCK_MONOTONIC, which counts where the agent is new enough to know it.
     """
+    if posix.geteuid() == 0:
+        try:
+            give_up_root()
+        except (ImportError, LookupError, OSError) as error:
+            return complain(
+                f"the agent's socket gives no answer, and a lookup in this process is not made as "
+                f"root, but as the user {USER}, which cannot be ({error}); run systemd-sysusers"
+            )
     agent, left = options["--agent"], ends - monotonic()
     if left <= 0:
         return complain("no answer in time; see what hinders it with: systemctl status eic-agent")

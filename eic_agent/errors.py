@@ -22,6 +22,7 @@ class Reason(str, enum.Enum):
     EXPIRES_TOO_LATE = "expires-too-late"
     KEY_NOT_ALLOWED = "key-not-allowed"
     BAD_SIGNATURE = "bad-signature"
+    REPLAYED_BLOCK = "replayed-block"
     CALLER_NOT_ALLOWED = "caller-not-allowed"
     METADATA_UNAVAILABLE = "metadata-unavailable"
     OVERLOADED = "overloaded"
@@ -46,12 +47,16 @@ class UsersUnavailable(EicAgentError):
 
 
 class UntrustedMaterial(EicAgentError):
-    """The metadata service gave something that must not be believed."""
+    """The metadata service gave something that must not be believed.
 
-    def __init__(self, reason: Reason, detail: str) -> None:
+    `about_time`: it is not valid now, so a clock that is wrong may be the cause.
+    """
+
+    def __init__(self, reason: Reason, detail: str, *, about_time: bool = False) -> None:
         super().__init__(f"{reason.value}: {detail}")
         self.reason = reason
         self.detail = detail
+        self.about_time = about_time
 
 
 class ConfigError(EicAgentError):

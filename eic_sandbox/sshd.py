@@ -221,6 +221,7 @@ class Sshd(Running):
 
     def _configuration(self) -> str:
         lookup = [
+            *(_not_root() if self._agent_user == "root" else []),
             *_python(),
             str(CLIENT),
             "--socket",
@@ -286,6 +287,20 @@ def _python() -> list[str]:
     if Path("/usr/bin/python3").exists():
         return ["/usr/bin/python3", "-I", "-S"]
     return ["/usr/bin/env", sys.executable, "-I", "-S"]
+
+
+def _not_root() -> list[str]:
+    """Return what runs the client as nobody, who opens every file as root would.
+
+    Asked as root, the client becomes the user eic-agent, whom this machine need not have; but the
+    agent may lie where only root may look.
+    """
+    setpriv = shutil.which("setpriv", path="/usr/bin:/bin") or "/usr/bin/setpriv"
+    capability = "+dac_override"
+    keeping = [f"--inh-caps={capability}", f"--ambient-caps={capability}"]
+    nobody = pwd.getpwnam("nobody")
+    ids = [f"--reuid={nobody.pw_uid}", f"--regid={nobody.pw_gid}", "--clear-groups"]
+    return [setpriv, *ids, *keeping, "--"]
 
 
 def _free_port() -> int:

@@ -25,8 +25,8 @@ from stage import strip_program
 from wheels import ARCHITECTURES, ROOT, PackagingError, fetch, locked_wheels
 
 # Programs, or files at a path, with the Debian package that each is in.
-_DEB_NEEDS = (("dpkg-buildpackage", "dpkg-dev"), ("dh", "debhelper"))
-_RPM_NEEDS = (
+DEB_NEEDS = (("dpkg-buildpackage", "dpkg-dev"), ("dh", "debhelper"))
+RPM_NEEDS = (
     ("rpmbuild", "rpm"),
     ("bzip2", "bzip2"),
     ("make", "make"),
@@ -203,7 +203,7 @@ def main() -> None:
     version = arguments.version or project_version()
     try:
         python = (arguments.python, arguments.python)
-        _require(_DEB_NEEDS if arguments.kind == "deb" else (*_RPM_NEEDS, python))
+        _require(DEB_NEEDS if arguments.kind == "deb" else (*RPM_NEEDS, python))
         architectures = buildable(arguments.architecture)
         fetch(ROOT / ".cache" / "wheels")
         arguments.output.mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,9 @@ import sys
 import tempfile
 from pathlib import Path
 
+from build import DEBIAN_ARCHITECTURES, epoch, project_version
 from sbom import bill_of_materials
 from wheels import ARCHITECTURES, ROOT, PackagingError, fetch, sha256
-
-from build import DEBIAN_ARCHITECTURES, epoch, project_version
 
 SUMS = "SHA256SUMS"
 KINDS = ("deb", "rpm")

@@ -1,1 +1,1 @@
-"""Tests, and the metadata simulator and sandbox that they run against."""
+"""Tests: a folder for each room of the package, and CONTRIBUTING.md's table of all."""

@@ -53,3 +53,17 @@ def pythons() -> dict[str, str]:
         if done.returncode == 0 and tuple(map(int, done.stdout.split("."))) >= (3, 6):
             found.setdefault(done.stdout.strip(), path)
     return found
+
+
+def not_as_root() -> list[str]:
+    """Return what to put before a command so that it is not root's, and opens every file as root.
+
+    As root the client becomes the agent's user before it falls back, and a developer's machine has
+    no such user; but the interpreters and what pytest makes may be root's alone.
+    """
+    if os.geteuid() != 0:
+        return []
+    setpriv = [program("setpriv", "util-linux"), "--reuid=65534", "--regid=65534"]
+    capability = "+dac_override"
+    keeping = [f"--inh-caps={capability}", f"--ambient-caps={capability}"]
+    return [*setpriv, "--clear-groups", *keeping, "--"]

@@ -13,7 +13,7 @@ import pytest
 import eic_agent.client
 from eic_agent.client_chain import Unsafe, checked, resolved
 from eic_agent.sshd.survey import unsafe
-from tests.support import program, root
+from tests.support import not_as_root, program, root
 
 CLIENT = eic_agent.client.__file__
 PYTHON = "/usr/bin/python3"
@@ -29,7 +29,8 @@ def traced(injected: str, log: Path, *argv: str) -> subprocess.CompletedProcess[
     strace = [program("strace", "strace"), "-f", "-o", str(log)]
     if injected:
         strace += ["-e", f"inject={injected}"]
-    return subprocess.run([*strace, *argv], capture_output=True, text=True, check=False, timeout=60)
+    argv = (*not_as_root(), *strace, *argv)
+    return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60)
 
 
 @pytest.fixture

@@ -2,19 +2,22 @@
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 import eic_agent.client
 from eic_agent import client_chain
-from tests.support import pythons
+from tests.support import lacking, not_as_root, program, pythons, root
 
 CLIENT = Path(eic_agent.client.__file__)
 KEYS = b"ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA==\nssh-rsa AAAAB3NzaC1yc2E=\n"
@@ -116,8 +119,10 @@ class Run:
         self.done: dict[str, tuple[int, bytes, bytes]] = {}
         self.pids: dict[str, int] = {}
         running = {}
+        before = not_as_root()
         for version, python in PYTHONS.items():
-            argv = [os.fsencode(word) for word in (python, "-I", "-S", client, *arguments)]
+            words = [*before, python, "-I", "-S", client, *arguments]
+            argv = [os.fsencode(word) for word in words]
             running[version] = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -551,6 +556,80 @@ def test_what_reaches_the_terminal_is_printable(tmp_path: Path) -> None:
     run.each(1, b"", stderr_lines=1)
     for version, (_, _, errors) in run.done.items():
         assert all(32 <= byte < 127 for byte in errors[:-1]), (version, errors)
+
+
+# -- asked as root -------------------------------------------------------------------------------
+
+AS_ROOT = """
+mount --bind "$1/passwd" /etc/passwd
+mount --bind "$1/group" /etc/group
+shift
+exec "$@"
+"""
+
+
+@dataclass
+class AsRoot:
+    """Runs the client as root, on a machine with the agent's user, or without it."""
+
+    directory: Path  # that every user may read
+
+    def run(self, python: str, *options: str, user: str = "") -> subprocess.CompletedProcess[str]:
+        for name, line in (
+            ("passwd", user),
+            ("group", "eic-agent:x:61001:\nmore:x:61002:eic-agent"),
+        ):
+            own = (Path("/etc") / name).read_text().splitlines()
+            kept = [entry for entry in own if not entry.startswith("eic-agent:")]
+            (self.directory / name).write_text("\n".join([*kept, line]) + "\n")
+        client = [python, "-I", "-S", CLIENT, "--socket", "/nowhere"]
+        argv = [*map(str, client), "--agent", str(self.directory / "agent"), *options, "ec2-user"]
+        unshare = [program("unshare", "util-linux"), "--mount", "sh", "-euc", AS_ROOT, "sh"]
+        done = subprocess.run(
+            [*unshare, str(self.directory), *argv], capture_output=True, text=True, check=False
+        )
+        if "Operation not permitted" in done.stderr and "mount" in done.stderr:
+            lacking("mount namespaces", "run the tests on a whole machine")
+        return done
+
+
+@pytest.fixture
+def as_root() -> Iterator[AsRoot]:
+    root()
+    directory = Path(tempfile.mkdtemp(prefix="eic-agent-test-", dir="/run"))
+    directory.chmod(0o755)
+    agent = directory / "agent"
+    agent.write_text(
+        "#!/bin/sh\nid -u; id -g; id -G\n"
+        "grep -E 'Uid|Gid|CapPrm|CapEff|CapAmb|NoNewPrivs' /proc/self/status\n"
+    )
+    agent.chmod(0o755)
+    yield AsRoot(directory)
+    shutil.rmtree(directory)
+
+
+def test_asked_as_root_it_becomes_the_agents_user_for_good(as_root: AsRoot) -> None:
+    """What is in metadata can be a stranger's, and is not read with every privilege there is."""
+    user = "eic-agent:x:61000:61001::/nonexistent:/usr/sbin/nologin"
+    for version, python in PYTHONS.items():
+        done = as_root.run(python, user=user)
+        assert done.returncode == 0, (version, done)
+        uid, gid, groups, *lines = done.stdout.splitlines()
+        assert (uid, gid, set(groups.split())) == ("61000", "61001", {"61001", "61002"}), version
+        status = dict(line.split(":\t", 1) for line in lines)
+        assert set(status["Uid"].split()) == {"61000"}, version
+        assert set(status["Gid"].split()) == {"61001"}, version
+        capabilities = {int(status[name], 16) for name in ("CapPrm", "CapEff", "CapAmb")}
+        assert (capabilities, status["NoNewPrivs"]) == ({0}, "1"), version
+
+
+@pytest.mark.parametrize("user", ["", "eic-agent:x:0:0::/root:/bin/sh"])
+def test_asked_as_root_without_the_agents_user_nothing_is_looked_up(
+    as_root: AsRoot, user: str
+) -> None:
+    done = as_root.run(next(iter(PYTHONS.values())), user=user)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "not made as root, but as the user eic-agent, which cannot be" in done.stderr
 
 
 # -- the chained command -------------------------------------------------------------------------

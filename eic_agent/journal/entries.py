@@ -102,7 +102,7 @@ class Decision:
         return f"refused {key} for {self.user}{caller}{reason}{detail}"
 
     def entry(self) -> Fields:
-        """Give the one entry for it: granted at info, refused at notice."""
+        """Give the one entry for it: granted at info, refused at notice, an attack as a warning."""
         if self.granted:
             return entry(
                 str(self), INFO, MESSAGE_ID_GRANTED, decision="granted", **self._circumstances()
@@ -110,7 +110,7 @@ class Decision:
         reason = self.reason.value if self.reason else None
         return entry(
             str(self),
-            NOTICE,
+            WARNING if self.reason is Reason.REPLAYED_BLOCK else NOTICE,
             MESSAGE_ID_REFUSED,
             decision="refused",
             reason=reason,

@@ -18,9 +18,11 @@ from eic_agent.errors import (
     UsersUnavailable,
 )
 from eic_agent.journal.writer import Journal
+from eic_agent.lookup.clock import Clock
 from eic_agent.lookup.flights import Daemons, Flights, Workers
 from eic_agent.lookup.identity import Partition, check_instance_id, read_hardware
 from eic_agent.lookup.judge import Judge
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.outcomes import Outcome
 from eic_agent.lookup.policy import Grant, Policy, Refusal, check_user
 from eic_agent.lookup.question import Answer, Question
@@ -69,8 +71,9 @@ class Authorizer:
         counters: Counters,
         users: UserDatabase,
         ends: Deadline = NEVER,
+        memory: Memory | None = None,
     ) -> None:
-        """`counters` and `users` may have served before, under another configuration.
+        """`counters`, `users` and `memory` may be from before, under another configuration.
 
         No request lasts beyond `ends`, whoever else may wait for it: a process that answers one
         lookup must not outlive its deadline.
@@ -95,15 +98,19 @@ class Authorizer:
         self._active_keys: Flights[str, bytes | None] = Flights(
             workers, lambda user: metadata.active_keys(user, bound()), "the keys of {}"
         )
+        memory = Memory() if memory is None else memory
+        skew_s = rules.policy.keys.clock_skew_s
+        self._believed = Clock(clock, memory, skew_s, lambda: metadata.clock_offset_s)
         self.signers = Signers(
-            metadata, rules.trust, clock, workers, bound, partitions=rules.partitions
+            metadata, rules.trust, self._believed, workers, bound, partitions=rules.partitions
         )
-        self._judge = Judge(rules.policy, self.signers, clock, lambda: metadata.clock_offset_s)
+        self._judge = Judge(rules.policy, self.signers, self._believed, memory)
         self.counters = counters
 
     def lookup(self, question: Question, deadline: Deadline, trace: Trace = untraced) -> Answer:
         """Decide which keys may be granted; sshd is told what `record` makes of the answer."""
         begun = time.monotonic()
+        self._believed.now()  # whatever is asked: how late it is must be known when it is needed
         try:
             outcomes = self._decide(question, deadline, trace)
         except (MetadataUnavailable, UsersUnavailable) as error:

@@ -41,7 +41,10 @@ def read_through(certificate: x509.Certificate) -> None:
         raise ValueError(str(error)) from None
 
 
-def within_validity(certificate: x509.Certificate, now: float) -> bool:
-    """Whether `now`, in seconds since the epoch, lies in the certificate's validity period."""
+def within_validity(certificate: x509.Certificate, now: float, skew_s: float) -> bool:
+    """Whether `now`, in seconds since the epoch, lies in the certificate's validity period.
+
+    The period may begin up to `skew_s` later, since the clock may be slow; it never ends later.
+    """
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    return begin.timestamp() <= now <= end.timestamp()
+    return begin.timestamp() <= now + skew_s and now <= end.timestamp()

@@ -34,6 +34,7 @@ class Verdict:
     status: Status
     detail: str
     next_update: float = 0.0
+    about_time: bool = False  # unusable now, and not at any time
 
 
 class UnreadableStaple(ValueError):
@@ -67,14 +68,21 @@ class Staple:
             if extension.critical:
                 raise UnreadableStaple(f"unknown critical extension {extension.oid.dotted_string}")
 
-    def judge(self, certificate: x509.Certificate, issuer: x509.Certificate, now: float) -> Verdict:
+    def judge(
+        self,
+        certificate: x509.Certificate,
+        issuer: x509.Certificate,
+        now: float,
+        skew_s: float = 0.0,
+    ) -> Verdict:
         """Say what this staple proves of a certificate that `issuer` issued.
 
-        A revocation counts whatever its times are; everything else must hold at `now`.
+        A revocation counts whatever its times are; everything else must hold at `now`, or begin to
+        hold up to `skew_s` later, since this machine's clock may be slow.
         """
         if not self._speaks_of(certificate, issuer):
             return Verdict(Status.OTHER, "of another certificate")
-        problem = self._signature_problem(issuer, now)
+        problem = self._signature_problem(issuer, now, skew_s)
         if problem:
             return Verdict(Status.UNUSABLE, problem)
         status = self._response.certificate_status
@@ -85,10 +93,11 @@ class Staple:
         this_update, next_update = self._response.this_update_utc, self._response.next_update_utc
         if next_update is None:
             return Verdict(Status.UNUSABLE, "it does not say until when it holds")
-        if this_update.timestamp() > now:
-            return Verdict(Status.UNUSABLE, f"not valid before {this_update}")
+        if this_update.timestamp() > now + skew_s:
+            problem = f"not valid before {this_update}"
+            return Verdict(Status.UNUSABLE, problem, about_time=True)
         if next_update.timestamp() <= now:
-            return Verdict(Status.UNUSABLE, f"expired on {next_update}")
+            return Verdict(Status.UNUSABLE, f"expired on {next_update}", about_time=True)
         return Verdict(Status.GOOD, f"good until {next_update}", next_update.timestamp())
 
     def _speaks_of(self, certificate: x509.Certificate, issuer: x509.Certificate) -> bool:
@@ -101,13 +110,13 @@ class Staple:
             and self._response.issuer_key_hash == cert_id.issuer_key_hash
         )
 
-    def _signature_problem(self, issuer: x509.Certificate, now: float) -> str | None:
+    def _signature_problem(self, issuer: x509.Certificate, now: float, skew_s: float) -> str | None:
         """Check the signature, by the issuer or by a responder that it delegated to (4.2.2.2)."""
         if self._is_responder(issuer):
             return None if self._signed_by(issuer) else "not signed by the certificate's issuer"
         for certificate in self._certificates:
             if self._is_responder(certificate):
-                problem = _delegation_problem(certificate, issuer, now)
+                problem = _delegation_problem(certificate, issuer, now, skew_s)
                 if problem:
                     return f"its responder's certificate is {problem}"
                 return None if self._signed_by(certificate) else "not signed by its responder"
@@ -139,7 +148,7 @@ class Staple:
 
 
 def _delegation_problem(
-    responder: x509.Certificate, issuer: x509.Certificate, now: float
+    responder: x509.Certificate, issuer: x509.Certificate, now: float, skew_s: float
 ) -> str | None:
     """Say why the issuer did not delegate OCSP signing to this certificate, or None."""
     try:
@@ -153,6 +162,6 @@ def _delegation_problem(
         return "not made for OCSP signing"
     if not isinstance(responder.signature_hash_algorithm, _SIGNATURE_HASHES):
         return "signed with a weak hash"
-    if not within_validity(responder, now):
+    if not within_validity(responder, now, skew_s):
         return "not valid now"
     return None

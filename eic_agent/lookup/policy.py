@@ -30,6 +30,8 @@ _OS_USER = re.compile(
     re.ASCII,
 )
 
+_ID = re.compile(r"[0-9]{1,10}", re.ASCII)
+
 
 @dataclass(frozen=True, slots=True)
 class KeyRules:
@@ -162,7 +164,7 @@ def _needs_account(policy: Policy) -> bool:
 
 def is_id(pattern: str) -> bool:
     """Say whether a pattern is the id of a user or group; the API takes no such name of a user."""
-    return pattern.isascii() and pattern.isdigit()
+    return _ID.fullmatch(pattern) is not None
 
 
 def is_among(subject: Subject, patterns: tuple[str, ...]) -> bool:

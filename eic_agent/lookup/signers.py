@@ -1,14 +1,23 @@
 """The signer of key blocks: fetched with its staples, proved, kept a while, replaced in time."""
 
+import hashlib
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cachetools import TTLCache
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
-from eic_agent.errors import Reason, UntrustedMaterial
+from eic_agent.errors import (
+    MetadataUnavailable,
+    MetadataUnreachable,
+    Reason,
+    UntrustedMaterial,
+)
 from eic_agent.lookup.anchors import SHIPPED, TrustAnchors, load_anchors
+from eic_agent.lookup.clock import Clock
 from eic_agent.lookup.flights import Flights, Workers
 from eic_agent.lookup.identity import (
     AMAZON_DOMAIN,
@@ -19,6 +28,7 @@ from eic_agent.lookup.identity import (
 )
 from eic_agent.lookup.trace import Trace
 from eic_agent.lookup.trust import (
+    RevokedCertificate,
     SignerPath,
     TrustedSigner,
     TrustRules,
@@ -45,6 +55,7 @@ class _Wanted:
 
     instance_id: str
     trace: Trace = field(compare=False)
+    instead_of: TrustedSigner | None = field(default=None, compare=False)
 
 
 class Signers:
@@ -54,7 +65,7 @@ class Signers:
         self,
         metadata: MetadataClient,
         rules: TrustRules,
-        clock: Callable[[], float],
+        clock: Clock,
         workers: Workers,
         bound: Callable[[], Deadline],
         timer: Callable[[], float] = time.monotonic,
@@ -70,17 +81,21 @@ class Signers:
         self._flights = Flights(workers, self._fetch, "the signer")
         self._lock = threading.Lock()
         self._identity: InstanceIdentity | None = None
-        self._cache: TTLCache[str, TrustedSigner] = TTLCache(1, rules.max_cache_s, timer)
+        # The newest signer and the one before it, by the hash of their certificates.
+        self._cache: TTLCache[bytes, TrustedSigner] = TTLCache(2, rules.max_cache_s, timer)
         self._refetched = float("-inf")
         self.fetches = 0
 
-    def get(self, instance_id: str, deadline: Deadline, trace: Trace) -> TrustedSigner:
-        """Give the cached signer, or fetch and prove one (step 5).
+    def get(self, instance_id: str, deadline: Deadline, trace: Trace) -> tuple[TrustedSigner, ...]:
+        """Give the signers that are held, or fetch and prove the one that metadata serves (step 5).
 
-        Raises UntrustedMaterial, MetadataUnavailable, or ConfigError for lack of anchors.
+        The newest comes first; the one before it has signed what may still be pushed. Raises
+        UntrustedMaterial, MetadataUnavailable, or ConfigError for lack of anchors.
         """
-        signer = self.cached()
-        if signer is not None:
+        held = self._held()
+        if not held:
+            return (self._flights.get(_Wanted(instance_id, trace), deadline.remaining()),)
+        for signer in held:
             trace(
                 5,
                 "ok",
@@ -88,40 +103,69 @@ class Signers:
                 source="verified before",
                 holds_until=signer.valid_until,
             )
-            return signer
-        return self._flights.get(_Wanted(instance_id, trace), deadline.remaining())
+        return held
 
     def successor(
         self, doubted: TrustedSigner, instance_id: str, deadline: Deadline, trace: Trace
     ) -> TrustedSigner | None:
         """Give another signer than the doubted one, under which a signature failed.
 
-        Signers rotate: the doubted one is forgotten and one fetched anew, at a limited rate. None
-        where the rate does not allow it, or the signer is still the same.
+        Signers rotate: one is fetched anew, at a limited rate, and the doubted one is held until
+        another is proved. None where the rate does not allow it, or the signer is still the same.
         """
-        with self._lock:
-            if self._cache.get("signer") is doubted:
+        signer = self.cached()
+        if signer is None or signer is doubted:
+            with self._lock:
                 now = self._timer()
                 if now - self._refetched < _REFETCH_INTERVAL_S:
                     return None
                 self._refetched = now
-                del self._cache["signer"]
-        signer = self.get(instance_id, deadline, trace)
+            wanted = _Wanted(instance_id, trace, doubted)
+            signer = self._flights.get(wanted, deadline.remaining())
         return None if signer.public_key == doubted.public_key else signer
 
     def cached(self) -> TrustedSigner | None:
-        """Give the signer while it holds, by the clock and by the time since it was proved."""
+        """Give the newest signer that holds, by the clock and by the time since it was proved."""
+        return next(iter(self._held()), None)
+
+    def _held(self) -> tuple[TrustedSigner, ...]:
         with self._lock:
-            signer = self._cache.get("signer")
-        return signer if signer is not None and self._clock() < signer.valid_until else None
+            signers = [*self._cache.values()]
+        now = self._clock.now()
+        return tuple(signer for signer in reversed(signers) if now < signer.valid_until)
 
     def _fetch(self, wanted: _Wanted) -> TrustedSigner:
-        trace = wanted.trace
         signer = self.cached()
-        if signer is not None:  # proved while we waited for our turn
-            return signer
+        if signer is not None and signer is not wanted.instead_of:
+            return signer  # proved while we waited for our turn
         deadline = self._bound()
-        identity = self._establish(wanted.instance_id, deadline)
+        try:
+            identity = self._establish(wanted.instance_id, deadline)
+            signer = self._prove(identity, deadline, wanted.trace)
+        except RevokedCertificate as error:
+            self._drop(error.certificate)
+            raise
+        except UntrustedMaterial as error:
+            if not error.about_time:
+                raise
+            raise UntrustedMaterial(error.reason, self._clock.noted(error.detail)) from None
+        name = hashlib.sha256(signer.path[0].public_bytes(Encoding.DER)).digest()
+        with self._lock:
+            self.fetches += 1
+            self._identity = identity
+            self._cache.pop(name, None)
+            self._cache[name] = signer
+        return signer
+
+    def _drop(self, certificate: x509.Certificate) -> None:
+        """Hold no signer any longer whose path has this certificate, which is revoked."""
+        with self._lock:
+            for name, signer in [*self._cache.items()]:
+                if certificate in signer.path:
+                    del self._cache[name]
+
+    def _prove(self, identity: InstanceIdentity, deadline: Deadline, trace: Trace) -> TrustedSigner:
+        """Fetch the signer's chain and staples, and believe it or raise."""
         name = identity.signer_name
         anchors = load_anchors(self._rules.anchors)
         trace(
@@ -137,21 +181,45 @@ class Signers:
         path = self._build_path(self._metadata.signer_chain(deadline), identity, anchors)
         trace(5, "path", certificates=[c.subject.rfc4514_string() for c in path.certificates])
         names = [n for n in self._metadata.staple_names(deadline) if path.needs_staple(n)]
-        staples = {n: self._metadata.staple(n, deadline) for n in names}
-        trace(5, "staples", names=names)
-        signer = check_revocation(path, staples, name, self._rules, self._clock())
+        staples, missing = self._staples(names, deadline)
+        trace(5, "staples", names=names, missing=[str(error) for error in missing])
+        # One that cannot be had may have said anything, so without it nothing is taken on trust.
+        rules = replace(self._rules, revocation="require") if missing else self._rules
+        now, skew_s = self._clock.now(), self._clock.skew_s
+        try:
+            signer = check_revocation(path, staples, name, rules, now, skew_s)
+        except UntrustedMaterial as error:
+            if missing and error.reason is Reason.NO_VALID_STAPLE:
+                raise missing[0] from None
+            raise
         trace(5, "ok", signer=name, source="verified now", holds_until=signer.valid_until)
-        with self._lock:
-            self.fetches += 1
-            self._identity = identity
-            self._cache["signer"] = signer
         return signer
+
+    def _staples(
+        self, names: list[str], deadline: Deadline
+    ) -> tuple[dict[str, bytes], list[MetadataUnavailable | UntrustedMaterial]]:
+        """Fetch every staple that is to be had, and say what became of the others.
+
+        Names prove nothing, so whether one of these is needed is seen when all others are judged.
+        Raises MetadataUnreachable where the service does not answer.
+        """
+        staples: dict[str, bytes] = {}
+        missing: list[MetadataUnavailable | UntrustedMaterial] = []
+        for name in names:
+            try:
+                staples[name] = self._metadata.staple(name, deadline)
+            except MetadataUnreachable:
+                raise
+            except (MetadataUnavailable, UntrustedMaterial) as error:
+                missing.append(error)
+        return staples, missing
 
     def _build_path(
         self, chain: bytes, identity: InstanceIdentity, anchors: TrustAnchors
     ) -> SignerPath:
+        name, now, skew_s = identity.signer_name, self._clock.now(), self._clock.skew_s
         try:
-            return build_path(chain, identity.signer_name, anchors, self._clock())
+            return build_path(chain, name, anchors, now, skew_s)
         except UntrustedMaterial as error:
             if (
                 error.reason is not Reason.UNTRUSTED_CHAIN
@@ -159,9 +227,9 @@ class Signers:
                 or identity.domain == AMAZON_DOMAIN
             ):
                 raise
+            advice = _ADVICE.format(identity.region, identity.partition.name)
             raise UntrustedMaterial(
-                error.reason,
-                f"{error.detail}; {_ADVICE.format(identity.region, identity.partition.name)}",
+                error.reason, f"{error.detail}; {advice}", about_time=error.about_time
             ) from None
 
     def _establish(self, instance_id: str, deadline: Deadline) -> InstanceIdentity:

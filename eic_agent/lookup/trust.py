@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from eic_agent.errors import Reason, UntrustedMaterial
 from eic_agent.lookup.anchors import TrustAnchors
-from eic_agent.lookup.certificates import read_pem
+from eic_agent.lookup.certificates import read_pem, within_validity
 from eic_agent.lookup.keyblock import KeyBlock
 from eic_agent.lookup.ocsp import Staple, Status, UnreadableStaple
 
@@ -65,25 +65,47 @@ def _staple_names(certificate: x509.Certificate) -> tuple[str, str]:
     )
 
 
-def build_path(chain_pem: bytes, signer_name: str, anchors: TrustAnchors, now: float) -> SignerPath:
+def build_path(
+    chain_pem: bytes, signer_name: str, anchors: TrustAnchors, now: float, skew_s: float = 0.0
+) -> SignerPath:
     """Build and validate the path from the served leaf to an anchor, for this name, at `now`.
 
-    Raises UntrustedMaterial with UNTRUSTED_CHAIN or WRONG_SIGNER_NAME.
+    A certificate may begin to hold up to `skew_s` later, since this machine's clock may be slow;
+    none may have ended. Raises UntrustedMaterial with UNTRUSTED_CHAIN or WRONG_SIGNER_NAME.
     """
-    leaf, *others = _read_chain(chain_pem)
+    leaf, *others = chain = _read_chain(chain_pem)
     _check_leaf_name(leaf, signer_name)
-    builder = verification.PolicyBuilder().store(anchors.store)
-    verifier = builder.time(_utc(now)).build_server_verifier(x509.DNSName(signer_name))
+    # Path validation knows one moment for both ends. At a later one no more certificates have not
+    # ended, so what is valid at the last of the beginnings is as good as what is valid now.
+    begins = (c.not_valid_before_utc.timestamp() for c in chain)
+    last_begin = max((begin for begin in begins if now < begin <= now + skew_s), default=now)
     try:
-        path = verifier.verify(leaf, others)
+        try:
+            path = _verify(leaf, others, signer_name, anchors, now)
+        except verification.VerificationError:
+            if last_begin == now:
+                raise
+            path = _verify(leaf, others, signer_name, anchors, last_begin)
     except (verification.VerificationError, x509.UnsupportedGeneralNameType) as error:
         raise UntrustedMaterial(
             Reason.UNTRUSTED_CHAIN,
             f"no valid path from {leaf.subject.rfc4514_string()!r} "
             f"to an anchor of {anchors.source}: {error}",
+            about_time=not all(within_validity(c, now, skew_s) for c in chain),
         ) from None
     _check_leaf_key(leaf)
     return SignerPath(tuple(path), tuple(c for c in others if c not in path))
+
+
+def _verify(
+    leaf: x509.Certificate,
+    others: list[x509.Certificate],
+    signer_name: str,
+    anchors: TrustAnchors,
+    at: float,
+) -> list[x509.Certificate]:
+    builder = verification.PolicyBuilder().store(anchors.store).time(_utc(at))
+    return builder.build_server_verifier(x509.DNSName(signer_name)).verify(leaf, others)
 
 
 def _read_chain(chain_pem: bytes) -> list[x509.Certificate]:
@@ -139,26 +161,41 @@ class TrustedSigner:
     name: str
     public_key: rsa.RSAPublicKey
     valid_until: float
+    path: tuple[x509.Certificate, ...] = ()
+
+
+class RevokedCertificate(UntrustedMaterial):
+    """Proof that a certificate of a path is revoked, whatever else is held of it."""
+
+    def __init__(self, certificate: x509.Certificate, detail: str) -> None:
+        super().__init__(Reason.REVOKED, detail)
+        self.certificate = certificate
 
 
 def check_revocation(
-    path: SignerPath, staples: Mapping[str, bytes], signer_name: str, rules: TrustRules, now: float
+    path: SignerPath,
+    staples: Mapping[str, bytes],
+    signer_name: str,
+    rules: TrustRules,
+    now: float,
+    skew_s: float = 0.0,
 ) -> TrustedSigner:
     """Demand a good staple for every certificate of the path below its anchor.
 
-    `staples` maps the names they were served under, used in messages only, to DER. Raises
-    UntrustedMaterial with REVOKED or NO_VALID_STAPLE.
+    `staples` maps the names they were served under, used in messages only, to DER; one may begin to
+    hold up to `skew_s` later. Raises RevokedCertificate, or UntrustedMaterial with NO_VALID_STAPLE.
     """
     readable, problems = _read_staples(staples)
     holds_until = [now + rules.max_cache_s, path.not_after]
     unproved = []
+    about_time = False
     for certificate, issuer in zip(path.certificates, path.certificates[1:], strict=False):
         subject = certificate.subject.rfc4514_string()
-        verdicts = {name: s.judge(certificate, issuer, now) for name, s in readable.items()}
+        verdicts = {name: s.judge(certificate, issuer, now, skew_s) for name, s in readable.items()}
         for name, verdict in verdicts.items():
             if verdict.status is Status.REVOKED:
-                raise UntrustedMaterial(
-                    Reason.REVOKED, f"{subject!r} is {verdict.detail}, says staple {name}"
+                raise RevokedCertificate(
+                    certificate, f"{subject!r} is {verdict.detail}, says staple {name}"
                 )
         good = [v.next_update for v in verdicts.values() if v.status is Status.GOOD]
         unusable = [
@@ -168,12 +205,16 @@ def check_revocation(
         ]
         holds_until += good
         if not good and (unusable or rules.revocation == "require"):
+            about_time = about_time or any(v.about_time for v in verdicts.values())
             unproved.append(f"{subject!r} ({'; '.join(unusable) or 'no staple speaks of it'})")
     if unproved:
         raise UntrustedMaterial(
-            Reason.NO_VALID_STAPLE, "no good staple for " + ", ".join([*unproved, *problems])
+            Reason.NO_VALID_STAPLE,
+            "no good staple for " + ", ".join([*unproved, *problems]),
+            about_time=about_time,
         )
-    return TrustedSigner(signer_name, _check_leaf_key(path.certificates[0]), min(holds_until))
+    leaf_key = _check_leaf_key(path.certificates[0])
+    return TrustedSigner(signer_name, leaf_key, min(holds_until), path.certificates)
 
 
 def _read_staples(staples: Mapping[str, bytes]) -> tuple[dict[str, Staple], list[str]]:

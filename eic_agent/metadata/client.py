@@ -35,7 +35,7 @@ _MAX_STAPLE = 65536
 _MAX_STAPLES = 16
 # Before a request is sent again; each is varied by half of itself, so that many callers do not
 # come back at the same moment.
-_PAUSES_S = (0.05, 0.1, 0.2, 0.4)
+_PAUSES_S = (0.05, 0.1, 0.2, 0.3, 0.5)
 # While the service is out, a login may be refused that long after it is back.
 _LONGEST_PAUSE_S = 1.0
 _STAPLE_NAME = re.compile(r"(?=.*[A-Za-z0-9])[A-Za-z0-9._-]{1,128}", re.ASCII)

@@ -83,6 +83,11 @@ def openmetrics(status: Mapping[str, Any]) -> str:
             lines += [f'{full}_total{{reason="{reason}"}} {n}' for reason, n in value.items()]
         else:
             lines.append(f"{full}{'_total' if kind == 'counter' else ''} {value}")
+    lines += [
+        "# TYPE eic_agent_configuration_valid gauge",
+        "# HELP eic_agent_configuration_valid 0 where no key is granted for an invalid one.",
+        f"eic_agent_configuration_valid {int('invalid_config' not in status)}",
+    ]
     if status.get("signer"):
         lines += [
             "# TYPE eic_agent_signer_holds_seconds gauge",

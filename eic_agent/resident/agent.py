@@ -1,6 +1,7 @@
 """The resident agent: an authorizer behind the service, and what it tells about itself."""
 
 import dataclasses
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -10,14 +11,11 @@ from eic_agent.errors import ConfigError, Reason
 from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal
 from eic_agent.lookup.authorizer import Authorizer
+from eic_agent.lookup.authorizer import Counters as LookupCounters
 from eic_agent.lookup.question import Question
 from eic_agent.metadata.deadline import Deadline
 from eic_agent.resident.connection import Reply, Request
 from eic_agent.resident.limits import Counters, Handlers
-
-# With a configuration that is invalid the agent leaves soon, so that the next lookup reads it anew.
-_INVALID_IDLE_EXIT_S = 1.0
-
 
 _HINTS = {
     Reason.METADATA_UNAVAILABLE: "see whether the instance's metadata service is enabled "
@@ -67,13 +65,7 @@ class Agent:
         latencies = sorted(counters.latencies_s.copy())
         return {
             "version": __version__,
-            "uptime_s": round(time.monotonic() - self.started, 3),
-            "lookups": counters.lookups,
-            "granted": counters.granted,
-            "refused": dict(counters.refused),
-            "undecided": dict(counters.undecided),
-            "fallbacks": service.fallbacks,
-            "overloaded": service.overloaded,
+            **_counted(counters, service, self.started),
             "metadata_requests": self.authorizer.metadata.requests_sent,
             "latency_s": {
                 str(percent): latencies[len(latencies) * percent // 100] if latencies else None
@@ -88,16 +80,18 @@ class Agent:
         }
 
 
-def without_configuration(error: ConfigError, journal: Journal) -> Handlers:
-    """Answer every lookup that the configuration is invalid, and leave soon.
-
-    The next lookup starts the agent anew, with whatever the configuration is then.
-    """
+def without_configuration(
+    error: ConfigError, journal: Journal, counters: LookupCounters, started: float
+) -> Handlers:
+    """Answer every lookup that the configuration is invalid; the service reads it again."""
     detail = str(error)
-    journal.problem(Reason.INVALID_CONFIG, detail)
     line = explained(Reason.INVALID_CONFIG, detail)
+    lock = threading.Lock()
 
     def answer(request: Request) -> Reply:
+        with lock:
+            counters.lookups += 1
+            counters.undecided[Reason.INVALID_CONFIG.value] += 1
         journal.problem(Reason.INVALID_CONFIG, detail, user=request.user)
         return Reply((line,), decided=False)
 
@@ -105,7 +99,20 @@ def without_configuration(error: ConfigError, journal: Journal) -> Handlers:
         return {
             "version": __version__,
             "invalid_config": detail,
+            **_counted(counters, service, started),
             "service": dataclasses.asdict(service),
         }
 
-    return Handlers(answer, status, frozenset(), client.DEADLINE_S, _INVALID_IDLE_EXIT_S)
+    return Handlers(answer, status, frozenset(), client.DEADLINE_S, 0.0, invalid=detail)
+
+
+def _counted(counters: LookupCounters, service: Counters, started: float) -> dict[str, object]:
+    return {
+        "uptime_s": round(time.monotonic() - started, 3),
+        "lookups": counters.lookups,
+        "granted": counters.granted,
+        "refused": dict(counters.refused),
+        "undecided": dict(counters.undecided),
+        "fallbacks": service.fallbacks,
+        "overloaded": service.overloaded,
+    }

@@ -50,3 +50,4 @@ class Handlers:
     idle_exit_s: float  # 0: never
     start_s: float = 30.0  # most that a lookup may take which met the agent's start
     close: Callable[[], None] = lambda: None  # lets go of what they hold, once none is answered
+    invalid: str = ""  # what is wrong with the configuration, if these can but say so

@@ -21,7 +21,7 @@ import socket
 import time
 from collections.abc import Callable, Iterable
 
-from eic_agent.errors import ConfigError, Reason
+from eic_agent.errors import Reason
 from eic_agent.journal.writer import Journal
 from eic_agent.resident.connection import (
     FELL_BACK_PROTOCOL,
@@ -40,6 +40,7 @@ from eic_agent.resident.pool import Asked, Outcome, Pool
 _ACCEPT_AT_ONCE = 64  # connections accepted before requests are looked at again
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _REPORT_EVERY_S = 10.0
+_MEND_EVERY_S = 1.0
 
 
 _OVERLOADED = Reply((f"{Reason.OVERLOADED.value}: too many lookups at once; try again",), False)
@@ -58,7 +59,7 @@ class Service:
         limits: Limits = DEFAULT_LIMITS,
         hand_over: Callable[[], Iterable[tuple[int, float]]] = tuple,
     ) -> None:
-        """`load` reads the configuration again; it raises ConfigError where that is invalid.
+        """`load` reads the configuration again, be it valid or not.
 
         `hand_over` gives what was accepted on the listener before, as descriptors and when that
         was on the monotonic clock, and ends the accepting.
@@ -81,6 +82,7 @@ class Service:
         self._retired: list[tuple[float, Callable[[], None]]] = []  # in order of when
         self._idle_since = self._alive_at = time.monotonic()
         self._leave_at: float | None = None  # set once no more is accepted
+        self._mend_at = time.monotonic() + _MEND_EVERY_S  # when an invalid configuration is read
 
     def run(self) -> None:
         """Serve until SIGTERM, SIGINT or idle; SIGHUP reloads. Signals want the main thread."""
@@ -92,6 +94,8 @@ class Service:
             signal.signal(number, _ignore)  # what counts is the byte that it puts into the pipe
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
+            if self._handlers.invalid:
+                self._report_invalid()
             self._take_over()
             self._notifier.ready()
             while not self._is_over():
@@ -214,6 +218,7 @@ class Service:
                 self._counters.fallbacks += 1
                 self._drop(connection)
                 return
+            self._mend()
             if data == STATUS_PROTOCOL:
                 asked = self._count()
             else:
@@ -301,22 +306,34 @@ class Service:
 
     def _reload(self) -> None:
         self._notifier.reloading()
-        before = self._handlers
-        try:
-            self._handlers = self._load()
-        except ConfigError as error:
-            self._journal.problem(
-                Reason.INVALID_CONFIG,
-                f"{error}\nwhat was configured before stays in force",
-                always=True,
-            )
-        else:
-            self._counters.reloads += 1
-            # What is being answered by the former handlers has ended by then.
-            ends = time.monotonic() + before.deadline_s + self._limits.stuck_s
-            self._retired.append((ends, before.close))
-            self._journal.info("the configuration was read again")
+        self._counters.reloads += 1
+        self._take(self._load())
         self._notifier.ready()
+
+    def _take(self, handlers: Handlers) -> None:
+        """Let these answer from now on, valid or not: what the files say is what holds."""
+        before, self._handlers = self._handlers, handlers
+        # What is being answered by the former handlers has ended by then.
+        ends = time.monotonic() + before.deadline_s + self._limits.stuck_s
+        self._retired.append((ends, before.close))
+        self._mend_at = time.monotonic() + _MEND_EVERY_S
+        if handlers.invalid:
+            self._report_invalid()
+        else:
+            self._journal.info("the configuration was read again")
+
+    def _report_invalid(self) -> None:
+        problem = f"{self._handlers.invalid}\nuntil this is mended, no pushed key is granted"
+        self._journal.problem(Reason.INVALID_CONFIG, problem, always=True)
+
+    def _mend(self) -> None:
+        """Read an invalid configuration again, now and then: nobody need reload what is mended."""
+        if not self._handlers.invalid or time.monotonic() < self._mend_at:
+            return
+        self._mend_at = time.monotonic() + _MEND_EVERY_S
+        handlers = self._load()
+        if handlers.invalid != self._handlers.invalid:
+            self._take(handlers)
 
     def _stop(self) -> None:
         """Accept nothing more but what has connected already, and let answers finish."""

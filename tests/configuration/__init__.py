@@ -1,1 +1,1 @@
-"""Logins through a real sshd."""
+"""The configuration: what is accepted, how files are merged, and what the documents say of it."""

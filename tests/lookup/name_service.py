@@ -11,13 +11,22 @@ from pathlib import Path
 
 from tests import support
 
-# Groups of users whose name begins with "stuck" are asked for and never given, by a call that
-# no signal and nothing else interrupts; everybody else is unknown here.
+# Groups of users whose name begins with "stuck" are asked for and never given, nor are users whose
+# name begins with "lost"; everybody else is unknown here.
 MODULE = r"""
 #include <nss.h>
+#include <pwd.h>
 #include <string.h>
 #include <sys/types.h>
 #include <unistd.h>
+
+enum nss_status _nss_eicstuck_getpwnam_r(const char *name, struct passwd *result, char *buffer,
+        size_t size, int *errnop)
+{
+    while (strncmp(name, "lost", 4) == 0)
+        pause();
+    return NSS_STATUS_NOTFOUND;
+}
 
 enum nss_status _nss_eicstuck_initgroups_dyn(const char *user, gid_t group, long int *start,
         long int *size, gid_t **groups, long int limit, int *errnop)
@@ -27,7 +36,7 @@ enum nss_status _nss_eicstuck_initgroups_dyn(const char *user, gid_t group, long
     return NSS_STATUS_NOTFOUND;
 }
 """
-NSSWITCH = "passwd: files\ngroup: files eicstuck\n"
+NSSWITCH = "passwd: files eicstuck\ngroup: files eicstuck\n"
 # eve's group has no name, and toor is another name of root's.
 PASSWD = """\
 root:x:0:0::/root:/bin/sh

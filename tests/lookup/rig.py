@@ -11,6 +11,7 @@ from eic_agent.errors import Reason
 from eic_agent.journal.entries import Decision
 from eic_agent.journal.writer import open_journal
 from eic_agent.lookup.authorizer import Authorizer, Counters, Rules
+from eic_agent.lookup.memory import Memory
 from eic_agent.lookup.policy import KeyRules, Policy
 from eic_agent.lookup.question import Answer, Question
 from eic_agent.lookup.trust import TrustRules
@@ -25,13 +26,14 @@ ALICES_KEY = new_key()
 
 @dataclass
 class Rig:
-    """A simulator, the rules of an agent that trusts it, and the time both live in."""
+    """A simulator, the rules of an agent that trusts it, and the clocks: wall, and of the boot."""
 
     sim: MetadataSimulator
     url: str
     workers: ThreadPoolExecutor
     rules: Rules
     now: float = NOW
+    boot: float = 1000.0
     users: UserDatabase = field(default_factory=UserDatabase)
     _agents: list[MetadataClient] = field(default_factory=list)
 
@@ -40,8 +42,13 @@ class Rig:
         policy = replace(self.rules.policy, keys=replace(self.rules.policy.keys, **keys))
         self.rules = replace(self.rules, policy=policy)
 
-    def agent(self, **imds: Any) -> Authorizer:
-        """Start an agent that knows nothing yet."""
+    def pass_time(self, seconds: float) -> None:
+        """Let both clocks go on."""
+        self.now += seconds
+        self.boot += seconds
+
+    def agent(self, memory: Memory | None = None, **imds: Any) -> Authorizer:
+        """Start an agent that knows nothing yet, or has only its configuration read anew."""
         metadata = MetadataClient(imds.pop("endpoint", self.url), **{"timeout_s": 5.0, **imds})
         self._agents.append(metadata)
         return Authorizer(
@@ -52,6 +59,7 @@ class Rig:
             self.workers,
             Counters(),
             self.users,
+            memory=Memory(lambda: self.boot) if memory is None else memory,
         )
 
     def ask(

@@ -162,7 +162,7 @@ SIGNER_ATTACKS: dict[str, tuple[Attack, Reason]] = {
         Reason.UNTRUSTED_CHAIN,
     ),
     "a leaf that is not valid yet": (
-        lambda sim: setattr(sim.pki.leaf, "not_before", NOW + 1),
+        lambda sim: setattr(sim.pki.leaf, "not_before", NOW + 241),
         Reason.UNTRUSTED_CHAIN,
     ),
     "a certificate for other uses": (

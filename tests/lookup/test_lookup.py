@@ -1,17 +1,26 @@
 """What a lookup gives, asks, remembers and tells."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPrivateKey
+from cryptography.x509.ocsp import OCSPCertStatus
 
 from eic_agent.errors import Reason
 from eic_agent.lookup.policy import CallerRule, Policy, UserRules
 from eic_agent.lookup.question import Question
 from eic_agent.metadata.deadline import Deadline
-from eic_sandbox.simulator import CALLER, KEY_TYPES, new_key
+from eic_sandbox.simulator import (
+    CALLER,
+    KEY_TYPES,
+    MetadataSimulator,
+    another_rsa_key,
+    faults,
+    new_key,
+)
 from tests.lookup.rig import ALICES_KEY, NOW, Rig, make_rig, only
 
 KEYS = "/latest/meta-data/managed-ssh-keys/active-keys/"
@@ -154,6 +163,116 @@ def test_a_key_with_an_hour_of_life_is_refused_unless_configured(rig: Rig) -> No
     assert rig.ask().lines
 
 
+@pytest.mark.parametrize("slow_s", [0, 120, 240])
+def test_a_slow_clock_takes_what_was_issued_a_moment_ago(rig: Rig, slow_s: float) -> None:
+    """Certificates, staples, and a responder's certificate: all begin to hold this moment."""
+    rig.sim.staples["leaf"].responder = rig.sim.pki.responder(rig.sim.pki.intermediate)
+    rig.sim.staples["leaf"].responder.not_before = NOW
+    rig.sim.pki.leaf.not_before = rig.sim.pki.intermediate.not_before = NOW
+    for staple in rig.sim.staples.values():
+        staple.age_s = 0
+    rig.now = NOW - slow_s
+    assert rig.ask().lines == (ALICES_KEY.line,)
+
+
+@pytest.mark.parametrize(
+    ("issue", "reason"),
+    [
+        (lambda sim: setattr(sim.pki.leaf, "not_before", NOW), Reason.UNTRUSTED_CHAIN),
+        (lambda sim: setattr(sim.staples["leaf"], "age_s", 0), Reason.NO_VALID_STAPLE),
+    ],
+)
+def test_a_clock_that_is_slower_than_allowed_is_told_by_how_much(
+    rig: Rig, issue: Callable[[MetadataSimulator], None], reason: Reason
+) -> None:
+    rig.change(max_lifetime_s=3600)
+    issue(rig.sim)
+    rig.now = NOW - 241
+    findings: list[object] = []
+
+    def trace(step: int, outcome: str, **facts: object) -> None:
+        findings.append(facts.get("problem"))
+
+    agent = rig.agent(wall_clock=lambda: rig.now)
+    answer = agent.lookup(Question("alice"), Deadline.after(20), trace)
+    assert only(answer).reason is reason
+    assert "this machine's clock is 241 s behind metadata's" in only(answer).detail
+    assert only(answer).detail in findings
+
+
+@pytest.mark.parametrize(
+    ("end", "reason"),
+    [
+        (lambda sim: setattr(sim.pki.leaf, "not_after", NOW - 1), Reason.UNTRUSTED_CHAIN),
+        (lambda sim: setattr(sim.pki.intermediate, "not_after", NOW - 1), Reason.UNTRUSTED_CHAIN),
+        (lambda sim: setattr(sim.staples["leaf"], "lifetime_s", 3600.0), Reason.NO_VALID_STAPLE),
+    ],
+)
+def test_no_skew_makes_anything_last_longer(
+    rig: Rig, end: Callable[[MetadataSimulator], None], reason: Reason
+) -> None:
+    end(rig.sim)
+    rig.sim.pki.cross_root.not_before = NOW + 100  # so that a later moment is tried, too
+    assert rig.refusals() == [reason]
+
+
+def test_every_refusal_about_time_says_so_in_the_explanation(rig: Rig) -> None:
+    rig.sim.keys["alice"][0].expires = int(NOW)
+    findings: list[object] = []
+
+    def trace(step: int, outcome: str, **facts: object) -> None:
+        findings.append(facts.get("problem"))
+
+    answer = rig.agent().lookup(Question("alice"), Deadline.after(20), trace)
+    assert only(answer).detail in findings
+    assert "this machine's clock is" in only(answer).detail
+
+
+# Staples that cannot be had
+
+
+@pytest.mark.parametrize("body", [None, b"*", b""])
+def test_a_staple_that_is_not_needed_and_cannot_be_had_is_ignored(
+    rig: Rig, body: bytes | None
+) -> None:
+    path = "/latest/meta-data/managed-ssh-keys/signer-ocsp/"
+    names = rig.sim.get(path)[1]
+    rig.sim.documents[path] = names + b"\nANOTHER"
+    rig.sim.documents[path + "ANOTHER"] = body
+    assert rig.ask().lines == (ALICES_KEY.line,)
+
+
+@pytest.mark.parametrize("revocation", ["require", "if-stapled"])
+@pytest.mark.parametrize("named", [True, False])
+def test_a_staple_that_is_needed_and_cannot_be_had_leaves_nothing_decided(
+    rig: Rig, revocation: str, *, named: bool
+) -> None:
+    """Under any name: what cannot be had may say that a certificate is revoked."""
+    path = "/latest/meta-data/managed-ssh-keys/signer-ocsp/"
+    name = rig.sim.pki.leaf.fingerprint("sha1") if named else "ANOTHER"
+    if not named:
+        rig.sim.staples["leaf"].name = name
+    rig.sim.documents[path + name] = None
+    trust = replace(rig.rules.trust, revocation=revocation)
+    rig.rules = replace(rig.rules, trust=trust)
+    answer = rig.ask()
+    assert answer.undecided is Reason.METADATA_UNAVAILABLE
+    assert name in answer.detail
+    rig.sim.documents[path + name] = b"*"
+    assert only(rig.ask()).reason is Reason.NO_VALID_STAPLE
+
+
+def test_a_service_that_falls_silent_among_the_staples_is_not_asked_for_all_of_them(
+    rig: Rig,
+) -> None:
+    path = "/latest/meta-data/managed-ssh-keys/signer-ocsp/"
+    staples = [path + name.decode() for name in rig.sim.get(path)[1].split()]
+    for staple in staples:
+        rig.sim.faults[staple] = faults.status(503)
+    assert rig.ask().undecided is Reason.METADATA_UNAVAILABLE
+    assert len([staple for staple in staples if rig.sim.requests[staple]]) == 1
+
+
 # The signer: what is kept, and what makes it fetched again
 
 
@@ -244,6 +363,89 @@ def test_a_bad_block_costs_no_good_one_also_where_the_signer_cannot_be_fetched_a
     answer = rig.ask(agent=agent)
     assert answer.lines == (ALICES_KEY.line,)
     assert [d.reason for d in answer.decisions] == [None, Reason.BAD_SIGNATURE]
+
+
+def forge_one_beside(rig: Rig) -> None:
+    bad = rig.sim.push("alice", new_key())
+    bad.tamper = lambda text: text.replace(b"alice", b"cecil")
+
+
+def served_by_a_stranger(rig: Rig) -> None:
+    rig.sim.pki.leaf.signing_key = another_rsa_key()
+
+
+def served_for_another_name(rig: Rig) -> None:
+    rig.sim.pki.leaf.dns_names = ["www.attacker.example"]
+
+
+def served_without_staples(rig: Rig) -> None:
+    rig.sim.staples.clear()
+
+
+def served_with_a_revoked_signer_of_the_past(rig: Rig) -> None:
+    """Its revocation is proved, and says nothing of the signer that is held."""
+    old = rig.sim.pki.server(rig.sim.pki.leaf.common_name or "", purpose="an older leaf")
+    rig.sim.chain[0] = old
+    rig.sim.staples["leaf"] = type(rig.sim.staples["leaf"])(old, status=OCSPCertStatus.REVOKED)
+
+
+def without_anchors(rig: Rig) -> None:
+    Path(rig.rules.trust.anchors).unlink()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        served_by_a_stranger,
+        served_for_another_name,
+        served_without_staples,
+        served_with_a_revoked_signer_of_the_past,
+        without_anchors,
+    ],
+)
+def test_a_proved_signer_is_kept_until_its_successor_is_proved(
+    rig: Rig, attack: Callable[[Rig], None]
+) -> None:
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    forge_one_beside(rig)
+    document = rig.sim.get(KEYS + "alice/")[1]
+    attack(rig)
+    rig.sim.documents[KEYS + "alice/"] = document
+    answer = rig.ask(agent=agent)
+    assert answer.lines == (ALICES_KEY.line,)
+    assert [d.reason for d in answer.decisions] == [None, Reason.BAD_SIGNATURE]
+    assert rig.ask(agent=agent).lines == (ALICES_KEY.line,)
+
+
+def test_what_the_old_signer_signed_is_good_for_every_lookup_of_a_login(rig: Rig) -> None:
+    """Where it rotates between a push and the login: sshd asks twice."""
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    old_key = rig.sim.pki.leaf.key
+    assert isinstance(old_key, RSAPrivateKey)
+    rig.sim.rotate_signer()
+    rig.sim.push("bob", new_key())
+    assert rig.ask("bob", agent=agent).lines
+    rig.sim.keys["alice"][0].signing_key = old_key
+    for _ in range(2):
+        assert rig.ask(agent=agent).lines == (ALICES_KEY.line,)
+
+
+def test_a_signer_that_is_revoked_is_not_kept_beside_its_successor(rig: Rig) -> None:
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    old = rig.sim.pki.leaf
+    assert isinstance(old.key, RSAPrivateKey)
+    rig.sim.rotate_signer()
+    rig.sim.push("bob", new_key())
+    assert rig.ask("bob", agent=agent).lines
+    rig.sim.chain[0] = rig.sim.pki.leaf = old
+    rig.sim.staples["leaf"] = type(rig.sim.staples["leaf"])(old, status=OCSPCertStatus.REVOKED)
+    agent.signers._refetched = float("-inf")
+    forge_one_beside(rig)
+    assert set(rig.refusals(agent=agent)) == {Reason.REVOKED}
+    assert len(agent.signers._held()) == 1
 
 
 def test_a_signer_that_turns_out_revoked_when_fetched_again_costs_every_key(rig: Rig) -> None:

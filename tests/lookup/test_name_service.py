@@ -84,6 +84,8 @@ def test_a_lookup_in_one_process_ends_where_the_user_database_hangs(host: Host) 
 @pytest.fixture
 def agent(host: Host) -> Iterator[Host]:
     host.configure(deny_groups=["wheel"])
+    with (host.directory / "config.toml").open("a") as config:
+        config.write('[agent]\nclients = ["nobody", "lost0"]\n')
     serve = host.command("serve", "--socket", str(host.directory / "agent.sock"))
     with subprocess.Popen(serve) as process:
         try:
@@ -113,7 +115,7 @@ def status(host: Host) -> dict[str, object]:
 
 
 def test_users_for_whom_the_database_hangs_stop_nobody_else(agent: Host) -> None:
-    """As many lookups of theirs as the agent has threads; they share one question a user."""
+    """Neither the agent's start, where a client of its socket is asked about, nor other lookups."""
     agent.sim.push("alice", KEY)
     with ThreadPoolExecutor(16) as pool:
         stuck = [pool.submit(ask, agent, f"stuck{n % 4}") for n in range(16)]

@@ -119,6 +119,7 @@ EVERYBODY = set(ACCOUNTS)
         (UserRules(deny_users=("0",)), EVERYBODY - {"root", "toor"}),
         (UserRules(allow_users=("0", "bob")), {"root", "toor", "bob"}),
         (UserRules(allow_users=("1",)), set()),
+        (UserRules(deny_users=("9" * 5000,), deny_groups=("9" * 5000,)), EVERYBODY - {"eve"}),
         (UserRules(deny_groups=("10",)), EVERYBODY - {"alice"}),
         (UserRules(deny_groups=("4711",)), EVERYBODY - {"eve"}),
         (UserRules(deny_groups=("4711", "10")), EVERYBODY - {"eve", "alice"}),

@@ -3,6 +3,7 @@
 import json
 import re
 import shlex
+from collections.abc import Callable
 
 import pytest
 
@@ -54,7 +55,7 @@ def test_the_agent_leaves_when_idle_and_comes_back(instance: Instance) -> None:
     assert instance.decisions()[-1]["_SYSTEMD_UNIT"] == SERVICE
 
 
-def test_a_reload_takes_up_the_configuration_unless_it_is_invalid(instance: Instance) -> None:
+def test_a_reload_takes_up_the_configuration(instance: Instance) -> None:
     machine = instance.machine
     assert instance.push_and_log_in().returncode == 0
     agent = main_pid(machine)
@@ -64,13 +65,54 @@ def test_a_reload_takes_up_the_configuration_unless_it_is_invalid(instance: Inst
     until(lambda: instance.push_and_log_in("alice").returncode == 255, "the new policy")
     assert instance.decisions()[-1]["EIC_REASON"] == "user-not-allowed"
 
-    machine.write(f"{CONFIG_DIRECTORY}/60-policy.toml", "[policy]\ndenied = []\n")
-    machine.run("systemctl", "reload", SERVICE)
-    until(lambda: instance.entries("EIC_REASON=invalid-config"), "the report of the error")
-    assert "denied" in instance.entries("EIC_REASON=invalid-config")[-1]["MESSAGE"]
-    assert instance.push_and_log_in("alice").returncode == 255, "the old policy stays"
     assert instance.push_and_log_in("bob").returncode == 0
     assert main_pid(machine) == agent
+
+
+def invalid_by_value(machine: Machine) -> None:
+    machine.write(f"{CONFIG_DIRECTORY}/60-policy.toml", "[policy]\ndenied = []\n")
+
+
+def unreadable_for_the_agent(machine: Machine) -> None:
+    machine.write(f"{CONFIG_DIRECTORY}/60-policy.toml", "[policy]\n", mode=0o600)
+
+
+@pytest.mark.parametrize("spoil", [invalid_by_value, unreadable_for_the_agent])
+def test_a_reload_of_an_invalid_configuration_fails_and_no_key_is_granted_until_it_is_mended(
+    instance: Instance, spoil: Callable[[Machine], None]
+) -> None:
+    """The same holds in the agent, in the lookup without it and after a restart."""
+    machine = instance.machine
+    assert instance.push_and_log_in().returncode == 0
+    agent, in_file = main_pid(machine), instance.authorized_in_file("bob")
+
+    spoil(machine)
+    reload = machine.run("systemctl", "reload", SERVICE, check=False)
+    assert reload.returncode != 0
+    assert main_pid(machine) == agent
+    until(lambda: instance.entries("EIC_REASON=invalid-config"), "the report of the error")
+    assert "60-policy.toml" in instance.entries("EIC_REASON=invalid-config")[-1]["MESSAGE"]
+    said = machine.run("systemctl", "status", "--no-pager", "--full", SERVICE, check=False).stdout
+    assert "60-policy.toml" in said
+
+    def all_refuse() -> None:
+        assert instance.push_and_log_in("alice").returncode == 255
+        assert in_file.log_in().stdout == "bob\n", "other keys go on working"
+        shown = machine.run("eic-agent", "status", check=False)
+        assert shown.returncode == 1
+        assert "60-policy.toml" in shown.stdout
+
+    all_refuse()
+    machine.run("systemctl", "kill", "--signal=STOP", SERVICE)
+    assert instance.push_and_log_in("alice").returncode == 255, "the lookup without the agent"
+    machine.run("systemctl", "kill", "--signal=CONT", SERVICE)
+    machine.run("systemctl", "restart", SERVICE)
+    all_refuse()
+
+    machine.run("rm", f"{CONFIG_DIRECTORY}/60-policy.toml")
+    machine.run("systemctl", "reload", SERVICE)
+    until(lambda: instance.push_and_log_in("alice").returncode == 0, "that it is mended")
+    assert machine.run("eic-agent", "status").returncode == 0
 
 
 # Listens where the agent should, and never says anything.

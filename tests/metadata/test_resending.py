@@ -12,7 +12,7 @@ from eic_sandbox.simulator import MetadataSimulator, faults
 from eic_sandbox.simulator.simulator import TOKEN_PATH
 from tests.metadata.service import PLENTY_S, REGION, MakeClient, plenty
 
-ATTEMPTS = 5
+ATTEMPTS = 6
 PASSING = [faults.status(code) for code in (429, 500, 502, 503, 504)]
 LOST = [faults.drop(size) for size in (0, 1, 30, 120)]
 
@@ -100,11 +100,11 @@ def test_pauses_grow_and_differ(
 ) -> None:
     slept: list[float] = []
     monkeypatch.setattr("eic_agent.metadata.client.time.sleep", slept.append)
-    dice = iter([0.0, 0.5, 1.0, 0.5])
+    dice = iter([0.0, 0.5, 1.0, 0.5, 0.5])
     sim.faults[TOKEN_PATH] = faults.status(503)
     with pytest.raises(MetadataUnreachable):
         make(url, jitter=lambda: next(dice)).region(plenty())
-    assert slept == pytest.approx([0.025, 0.1, 0.3, 0.4])
+    assert slept == pytest.approx([0.025, 0.1, 0.3, 0.3, 0.5])
 
 
 def test_a_refused_connection_is_tried_again(make: MakeClient, dead_url: str) -> None:

@@ -187,3 +187,18 @@ def test_all_that_is_missing_is_said_in_one_line(
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     said = f"packaging/build.py: needs {needs}; install what is missing: apt-get install {install}"
     assert (done.returncode, done.stderr) == (1, f"{said}\n")
+
+
+def test_the_licences_of_all_that_is_bundled_are_named(wheels_directory: Path) -> None:
+    """In the rpm's License, and for Debian wheel by wheel."""
+    spec = (ROOT / "packaging/rpm/eic-agent.spec").read_text()
+    tag, _of_the_policy = re.findall(r"^License: +(.+)$", spec, flags=re.MULTILINE)
+    copyright_file = (ROOT / "packaging/deb/copyright").read_text()
+    text = sbom.bill_of_materials(wheels_directory, ARCHITECTURES[0], "1.2.3", 1_700_000_000)
+    for component in json.loads(text)["components"]:
+        [licence] = component["licenses"]
+        named = licence.get("expression") or licence["license"]["id"]
+        alternatives = set(named.split(" OR "))
+        assert alternatives & set(tag.split(" AND ")), f"{component['name']} is under {named}"
+        wheel = component["name"].replace("-", "_")
+        assert f"\nFiles: wheels/{wheel}-*\n" in copyright_file, wheel

@@ -1,1 +1,1 @@
-"""Unit tests: one module of the package each, no network beyond loopback, no root."""
+"""The repository itself: imports, units, documents, hooks."""

@@ -46,8 +46,8 @@ WITHIN = {
             "accounts",
             "callers",
         },
-        {"anchors", "ocsp", "users"},
-        {"trust"},
+        {"anchors", "ocsp", "users", "memory"},
+        {"trust", "clock"},
         {"policy"},
         {"signers", "outcomes", "record"},
         {"judge"},
@@ -72,7 +72,12 @@ WITHIN = {
         {"reload", "status"},
         {"wiring"},
     ),
-    "reports": ({"explain", "status", "config_check"},),
+    "reports": (
+        {"explain", "status", "config_check", "evidence", "cloudtrail", "table", "processes"},
+        {"journalctl", "rows"},
+        {"logins"},
+        {"audit", "whoami"},
+    ),
 }
 # What does not follow from the order alone.
 ALONE = {"client", "client_chain", "client_fallback"}
@@ -84,7 +89,7 @@ ONLY_USED_BY = {
 ONLY_IN = {
     "requests": {"metadata/exchange"},
     "urllib3": {"metadata/exchange"},
-    "pwd": {"lookup/accounts"},
+    "pwd": {"client_fallback", "lookup/accounts"},
     "grp": {"lookup/accounts"},
     "cachetools": {"lookup/signers"},
     "tomllib": {"configuration/config"},

@@ -11,7 +11,6 @@ import threading
 import time
 from pathlib import Path
 
-from eic_agent.errors import ConfigError
 from eic_agent.journal.writer import open_journal
 from eic_agent.resident.connection import Reply, Request
 from eic_agent.resident.limits import Counters, Handlers, Limits
@@ -39,6 +38,10 @@ def answer(request: Request) -> Reply:
     return Reply((f"{request.user} {request.fingerprint} {request.sshd_pid} {left_ms}",))
 
 
+def invalid(request: Request) -> Reply:
+    return Reply(("invalid-config",), decided=False)
+
+
 def status(counters: Counters) -> dict[str, object]:
     return dataclasses.asdict(counters)
 
@@ -47,8 +50,8 @@ def main(config: Path, path: Path | None) -> int:
     def load() -> Handlers:
         try:
             values = json.loads(config.read_text())
-        except ValueError as error:
-            raise ConfigError(f"{config.name}: no JSON") from error
+        except ValueError:
+            return Handlers(invalid, status, frozenset(), 4.0, 0, invalid=f"{config.name}: no JSON")
         return Handlers(
             answer,
             status,

@@ -159,12 +159,24 @@ def test_a_reload_takes_the_new_configuration(start: StartAgent) -> None:
     assert agent.status()["reloads"] == 1
 
 
-def test_an_invalid_configuration_is_reported_and_the_old_one_stays(start: StartAgent) -> None:
+def test_an_invalid_configuration_is_what_holds_until_it_is_mended(start: StartAgent) -> None:
     agent = start(deadline_s=1.0)
     agent.config.write_text("{")
     agent.signal(signal.SIGHUP)
-    wait_until(lambda: "invalid-config" in agent.errors(), "for the report")
-    assert "config.json: no JSON; what was configured before stays" in agent.errors()
+    wait_until(lambda: "no pushed key is granted" in agent.errors(), "for the report")
+    assert "config.json: no JSON" in agent.errors()
+    for _ in range(3):
+        assert agent.ask("echo") == (b"U", b"invalid-config\n")
+    agent.configure(deadline_s=0.5)
+    wait_until(lambda: agent.ask("echo")[0] == b"A", "that it is read again, unasked")
+    assert agent.errors().count("no JSON") == 1
+    assert agent.errors().count("the configuration was read again") == 1
+
+
+def test_a_configuration_that_is_valid_is_read_at_a_reload_only(start: StartAgent) -> None:
+    agent = start(deadline_s=1.0)
+    agent.config.write_text("{")
+    time.sleep(1.2)
     assert agent.ask("echo")[1].split()[-1] == b"1000"
 
 

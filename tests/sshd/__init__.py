@@ -1,0 +1,1 @@
+"""The wiring in sshd's configuration, with a real sshd where there is one."""
