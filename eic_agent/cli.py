@@ -172,6 +172,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where sshd reads no drop-in first, include ours from a block in its main file",
     )
     action.add_argument(
+        "--permit-environment",
+        action="store_true",
+        help="let sessions have the variables of keys.export_caller (PermitUserEnvironment EIC_*)",
+    )
+    action.add_argument(
         "--unless-disabled",
         action="store_true",
         help="not where an administrator disabled it (for package scripts)",
@@ -255,12 +260,13 @@ def _authorized_keys(args: argparse.Namespace) -> int:
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
     deadline = _deadline(args, settings.imds)
-    with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
+    users = UserDatabase()
+    believed = not settings.log.required or _is_believed(users, deadline)
+    journal = open_journal(settings.log.level, believed=believed)
+    with closing(journal), ThreadPoolExecutor(1) as workers:
         if loaded.warnings:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
-        authorizer = _build_authorizer(
-            settings, journal, workers, Counters(), UserDatabase(), deadline
-        )
+        authorizer = _build_authorizer(settings, journal, workers, Counters(), users, deadline)
         answer = authorizer.lookup(question, deadline)
         if answer.undecided is None or not journal.on_stderr:  # or it would be said twice there
             answer = authorizer.record(question, answer, deadline)
@@ -269,6 +275,16 @@ def _authorized_keys(args: argparse.Namespace) -> int:
     if answer.undecided is not None:
         return _undecided(answer.undecided, answer.detail)
     return 0
+
+
+def _is_believed(users: UserDatabase, deadline: Deadline) -> bool:
+    """Say whether readers of the journal believe what this process writes (eic-agent(8))."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        return users.user_ids(["eic-agent"], deadline)["eic-agent"] == os.geteuid()
+    except UsersUnavailable:
+        return False
 
 
 def _deadline(args: argparse.Namespace, imds: config.ImdsConfig) -> Deadline:
@@ -464,6 +480,7 @@ def _sshd_enable(args: argparse.Namespace) -> int:
         wiring.enable(
             System(),
             edit_main_file=args.edit_main_file,
+            permit_environment=args.permit_environment,
             unless_disabled=args.unless_disabled,
         )
     )

@@ -78,7 +78,7 @@ def ask(
                     raise TimeoutError from None
                 raise ValueError("nobody greets") from None
             if not received:
-                raise ValueError("no whole answer")
+                raise ValueError("no whole answer") if greeted else ConnectionRefusedError
             if received[:1] == STARTING and not greeted:
                 received, ends = received[1:], ends + LONGER_S
                 starting()

@@ -20,6 +20,7 @@ STANDBY_S = 4.0  # for the agent that stands by, once it runs
 _TELL_US = 100000  # most that it may take to tell the agent that it was not heard
 USER = "eic-agent"  # the agent's own
 PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39  # prctl(2)
+GRACE_S = 1.0  # a lookup in one process that has not ended this long after its time never will
 LOG, LOG_S = "/dev/log", 0.5  # syslog's socket; how long it may make us wait
 
 
@@ -76,7 +77,8 @@ def fall_back(
     try:
         posix.stat(standby)
         verdict, payload = ask(standby, names[0], "".join(names[1:]), sshd, until)
-    except (FileNotFoundError, ConnectionRefusedError, PermissionError):
+    except (FileNotFoundError, PermissionError, ConnectionRefusedError, ConnectionResetError):
+        # There is none, or it does not answer the user that we are.
         return become_agent(options, names, sshd, ends)
     except (OSError, ValueError):
         return complain(
@@ -116,6 +118,9 @@ def become_agent(options: "dict[str, str]", names: "list[str]", sshd: int, ends:
     The deadline is handed over twice: as the seconds left, counted from the start of the process,
     and as the moment on CLOCK_MONOTONIC, which counts where the agent is new enough to know it.
     """
+    # Modules of the name service may hang, here and in what we become: the timer outlasts execve.
+    _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
+    _signal.setitimer(_signal.ITIMER_REAL, max(ends - monotonic(), 0) + GRACE_S)
     if posix.geteuid() == 0:
         try:
             give_up_root()

@@ -365,6 +365,18 @@ def test_where_both_agents_are_overloaded_no_process_is_started(
     run.each(1, b"", stderr_lines=1)
 
 
+def closing(connection: socket.socket) -> None:
+    """Sends a peer away, whose user it does not answer."""
+
+
+def test_a_user_whom_neither_agent_answers_makes_the_lookup_itself(
+    agent: Start, standby: Start, one_process: Path
+) -> None:
+    standby(closing)
+    run = Run("--socket", agent(closing), "--agent", one_process, "ec2-user")
+    assert_fell_back(run, "ec2-user")
+
+
 def test_a_full_backlog_is_waited_for_in_turn(tmp_path: Path, one_process: Path) -> None:
     path = tmp_path / "agent.sock"
     with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as stranger:

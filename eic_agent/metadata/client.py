@@ -29,7 +29,7 @@ _TTL_HEADER = "X-aws-ec2-metadata-token-ttl-seconds"
 # Most bytes of a document, after decompression.
 _MAX_TEXT = 1024
 _MAX_LIST = 65536
-_MAX_KEYS = 1 << 20
+_MAX_KEYS = 32 * 8192  # as many keys, each the longest that the API takes, by the longest caller
 _MAX_CHAIN = 65536
 _MAX_STAPLE = 65536
 _MAX_STAPLES = 16

@@ -52,7 +52,11 @@ class Outcome:
 
 
 def enable(
-    system: System, *, edit_main_file: bool = False, unless_disabled: bool = False
+    system: System,
+    *,
+    edit_main_file: bool = False,
+    unless_disabled: bool = False,
+    permit_environment: bool = False,
 ) -> Outcome:
     """Wire sshd; with `unless_disabled` not where an administrator disabled it."""
     mark = system.paths.disabled
@@ -64,7 +68,13 @@ def enable(
         with locked(system.paths.run / _LOCK):
             found = survey(system)
             with asking(found) as sshd:
-                outcome = _enable(found, sshd, prepare(found, sshd, edit_main_file=edit_main_file))
+                prepared = prepare(
+                    found,
+                    sshd,
+                    edit_main_file=edit_main_file,
+                    permit_environment=permit_environment,
+                )
+                outcome = _enable(found, sshd, prepared)
             mark.unlink(missing_ok=True)
             return outcome
     except _FAILURES as error:

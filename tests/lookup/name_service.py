@@ -12,7 +12,7 @@ from pathlib import Path
 from tests import support
 
 # Groups of users whose name begins with "stuck" are asked for and never given, nor are users whose
-# name begins with "lost"; everybody else is unknown here.
+# name begins with "lost"; everybody else is unknown here. All hangs while the file ALL is there.
 MODULE = r"""
 #include <nss.h>
 #include <pwd.h>
@@ -23,7 +23,7 @@ MODULE = r"""
 enum nss_status _nss_eicstuck_getpwnam_r(const char *name, struct passwd *result, char *buffer,
         size_t size, int *errnop)
 {
-    while (strncmp(name, "lost", 4) == 0)
+    while (strncmp(name, "lost", 4) == 0 || access(ALL, F_OK) == 0)
         pause();
     return NSS_STATUS_NOTFOUND;
 }
@@ -31,7 +31,7 @@ enum nss_status _nss_eicstuck_getpwnam_r(const char *name, struct passwd *result
 enum nss_status _nss_eicstuck_initgroups_dyn(const char *user, gid_t group, long int *start,
         long int *size, gid_t **groups, long int limit, int *errnop)
 {
-    while (strncmp(user, "stuck", 5) == 0)
+    while (strncmp(user, "stuck", 5) == 0 || access(ALL, F_OK) == 0)
         pause();
     return NSS_STATUS_NOTFOUND;
 }
@@ -87,6 +87,8 @@ class NameService:
         (directory / "module.c").write_text(MODULE)
         library = directory / "libnss_eicstuck.so.2"
         build = [compiler, "-shared", "-fPIC", "-Wall", "-Werror", "-Wno-unused-parameter"]
+        self.all_hangs = directory / "all-hangs"
+        build.append(f'-DALL="{self.all_hangs}"')
         subprocess.run([*build, "-o", library, directory / "module.c"], check=True)
         for name, content in (("nsswitch.conf", NSSWITCH), ("passwd", PASSWD), ("group", GROUP)):
             (directory / name).write_text(content)

@@ -517,8 +517,8 @@ def test_a_flood_of_forged_blocks_hides_no_good_one_and_fills_no_journal(
     path = META + "managed-ssh-keys/active-keys/alice/"
     good = rig.sim.get(path)[1]
     forged = f"#Timestamp={expires}\n#Instance={instance}\n{ALICES_KEY.line}\nAAAA\n\n".encode()
-    rig.sim.documents[path] = forged * 3000 + good
+    rig.sim.documents[path] = forged * 1000 + good
     answer = rig.ask(key=ALICES_KEY)
     assert answer.lines == (ALICES_KEY.line,)
     assert [d.reason for d in answer.decisions] == [None] + [reason] * 11
-    assert answer.decisions[-1].detail == "2990 more of this reason"
+    assert answer.decisions[-1].detail == "990 more of this reason"

@@ -77,6 +77,16 @@ def test_every_key_of_a_user_is_decided_about_on_its_own(rig: Rig) -> None:
     ]
 
 
+def test_thirty_two_of_the_longest_keys_by_the_longest_caller_are_granted(rig: Rig) -> None:
+    """What the API takes: 4096 characters of key; an ARN of IAM's has 2048 at most."""
+    rig.sim.keys.clear()
+    caller = "arn:aws:sts::123456789012:assumed-role/Admin/".ljust(2048, "a")
+    keys = [new_key() for _ in range(32)]
+    for key in keys:
+        rig.sim.push("alice", (key.line + " ").ljust(4096, "c"), caller=caller)
+    assert rig.ask().lines == tuple(key.line for key in keys)
+
+
 # Requests
 
 

@@ -87,7 +87,7 @@ class TestCaps:
         [
             (TOKEN_PATH, 1024),
             (INSTANCE_ID, 1024),
-            (ACTIVE_KEYS + "alice/", 1 << 20),
+            (ACTIVE_KEYS + "alice/", 1 << 18),
             (SIGNER_CERT, 1 << 16),
             (SIGNER_OCSP, 1 << 16),
             (SIGNER_OCSP + "A", 1 << 16),
@@ -118,9 +118,9 @@ class TestCaps:
         self, sim: MetadataSimulator, client: MetadataClient
     ) -> None:
         sim.documents[ACTIVE_KEYS + "alice/"] = b"a"
-        for fault in (faults.oversized(1 << 20), faults.compressed(b"A" * (1 << 20))):
+        for fault in (faults.oversized(1 << 18), faults.compressed(b"A" * (1 << 18))):
             sim.faults[ACTIVE_KEYS + "alice/"] = fault
-            assert client.active_keys("alice", plenty()) == b"A" * (1 << 20)
+            assert client.active_keys("alice", plenty()) == b"A" * (1 << 18)
 
     @pytest.mark.parametrize(
         "answer",

@@ -33,7 +33,7 @@ UNAVAILABLE = 0.1
 @pytest.fixture(name="instance")
 def machine_with_nothing_but_a_way_to_metadata() -> Iterator[tuple[Machine, Link, Machine]]:
     if problem := network.obstacle() or link.obstacle():
-        support.lacking(f"a lossy link ({problem})", "apt-get install iproute2, and run as root")
+        support.lacking(f"a lossy link ({problem})", "apt-get install iproute2")
     with (
         network.machine() as near,
         network.machine() as far,

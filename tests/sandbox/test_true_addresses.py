@@ -25,7 +25,7 @@ PLENTY_S = 60.0
 @pytest.fixture(name="instance")
 def machine_without_network() -> Iterator[Machine]:
     if problem := network.obstacle():
-        support.lacking(f"network namespaces ({problem})", "apt-get install iproute2, run as root")
+        support.lacking(f"network namespaces ({problem})", "apt-get install iproute2")
     with network.machine() as machine:
         yield machine
 

@@ -87,10 +87,19 @@ class Machine:
         shown = sshd_shows(self.system.paths.main, self.key, *options)
         return shown["authorizedkeyscommand"], shown["authorizedkeyscommanduser"]
 
-    def enable(self, *, edit_main_file: bool = False, unless_disabled: bool = False) -> str:
+    def enable(
+        self,
+        *,
+        edit_main_file: bool = False,
+        unless_disabled: bool = False,
+        permit_environment: bool = False,
+    ) -> str:
         """Enable, which must succeed; return what is told."""
         outcome = wiring.enable(
-            self.system, edit_main_file=edit_main_file, unless_disabled=unless_disabled
+            self.system,
+            edit_main_file=edit_main_file,
+            unless_disabled=unless_disabled,
+            permit_environment=permit_environment,
         )
         assert outcome.exit_status == 0, outcome
         return wiring.outcome_text(outcome)

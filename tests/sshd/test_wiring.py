@@ -47,6 +47,31 @@ def test_enabling_twice_is_enabling_once(machine: Machine) -> None:
     assert machine.drop_in.stat().st_ino == inode
 
 
+def test_the_environment_of_sessions_is_permitted_where_asked_for_and_stays_so(
+    machine: Machine,
+) -> None:
+    machine.enable()
+    assert "PermitUserEnvironment" not in machine.drop_in.read_text()
+    machine.enable(permit_environment=True)
+    assert "PermitUserEnvironment EIC_*" in machine.drop_in.read_text().splitlines()
+    before = machine.files()
+    machine.enable()
+    assert machine.files() == before, "an upgrade of the package enables it without the option"
+    machine.disable()
+    machine.enable()
+    assert "PermitUserEnvironment" not in machine.drop_in.read_text()
+
+
+@pytest.mark.parametrize(("ruled", "warns"), [("yes", False), ("LANG,LC_*", True)])
+def test_what_an_administrator_ruled_about_the_environment_is_left(
+    machine: Machine, ruled: str, warns: bool
+) -> None:
+    machine.write("sshd_config.d/30-environment.conf", f"PermitUserEnvironment {ruled}\n")
+    told = machine.enable(permit_environment=True)
+    assert "PermitUserEnvironment" not in machine.drop_in.read_text()
+    assert (f"PermitUserEnvironment is {ruled} already" in told) == warns
+
+
 @pytest.mark.parametrize(
     "main",
     [
