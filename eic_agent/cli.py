@@ -168,6 +168,11 @@ def _parser() -> argparse.ArgumentParser:
         help="where sshd reads no drop-in first, include ours from a block in its main file",
     )
     action.add_argument(
+        "--permit-environment",
+        action="store_true",
+        help="let sessions have the variables of keys.export_caller (PermitUserEnvironment EIC_*)",
+    )
+    action.add_argument(
         "--unless-disabled",
         action="store_true",
         help="not where an administrator disabled it (for package scripts)",
@@ -459,6 +464,7 @@ def _sshd_enable(args: argparse.Namespace) -> int:
         wiring.enable(
             System(),
             edit_main_file=args.edit_main_file,
+            permit_environment=args.permit_environment,
             unless_disabled=args.unless_disabled,
         )
     )

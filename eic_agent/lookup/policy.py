@@ -246,7 +246,7 @@ def decide(claim: Claim, subject: Subject, policy: Policy, now: float) -> Grant 
 
     Steps 8 and 9; the time is checked once more, since verifying the signer may have taken some.
     The line is the key re-encoded: no byte of what metadata served is passed on
-    but, with keys.export_caller, a caller of plain characters.
+    but, with keys.export_caller, caller and request in plain characters.
     """
     refusal = _check_time(claim.block.expires, policy.keys, now, claim.fingerprint) or check_caller(
         claim.block.caller, subject, policy.callers, claim.fingerprint
@@ -254,11 +254,22 @@ def decide(claim: Claim, subject: Subject, policy: Policy, now: float) -> Grant 
     if refusal is not None:
         return refusal
     options = list(policy.keys.options)
-    if policy.keys.export_caller and claim.block.caller is not None:
-        exported = re.sub(r"[^A-Za-z0-9:/+=,.@_-]", "?", claim.block.caller, flags=re.ASCII)
-        options.append(f'environment="EIC_CALLER={exported}"')
+    if policy.keys.export_caller:
+        options += _exported("EIC_CALLER", claim.block.caller)
+        options += _exported("EIC_REQUEST", claim.block.request)
     line = claim.key.authorized_key
     return Grant(f"{','.join(options)} {line}" if options else line, claim.fingerprint)
+
+
+def _exported(name: str, value: str | None) -> list[str]:
+    """Give an option that sets a variable, some of whose characters the caller chose.
+
+    What could end the quotes or stand for more than itself becomes a question mark.
+    """
+    if value is None:
+        return []
+    plain = re.sub(r"[^A-Za-z0-9:/+=,.@_-]", "?", value, flags=re.ASCII)
+    return [f'environment="{name}={plain}"']
 
 
 def check_caller(

@@ -28,6 +28,7 @@ class Effective:
     command: str | None
     user: str | None
     public_keys: bool
+    environment: str = "no"  # which variables users may set: no, yes or patterns
 
 
 class Sshd:
@@ -52,6 +53,7 @@ class Sshd:
             command=_unless_none(settings.get(COMMAND)),
             user=_unless_none(settings.get(USER)),
             public_keys=settings.get("pubkeyauthentication") != "no",
+            environment=settings.get("permituserenvironment", "no"),
         )
 
     def _show(self, main: Path) -> str:

@@ -6,7 +6,7 @@ alone: planning twice, or by another version, ends the same.
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from eic_agent.errors import UsersUnavailable
@@ -41,6 +41,8 @@ _BLOCK = """\
 # Added by `eic-agent sshd enable --edit-main-file`; `eic-agent sshd disable` takes it out again.
 Include {drop_in}
 """
+# For keys.export_caller. Users can set these variables too, which is why no other is admitted.
+_PERMIT = "PermitUserEnvironment EIC_*\n"
 _SNIPPET = """\
 : sshd runs eic-agent's client as this user, whom the agent's socket must answer.
 # To admit others as well, list all of them in a file that sorts after this one.
@@ -58,6 +60,7 @@ class Plan:
     chained: tuple[str, ...]
     remarks: tuple[str, ...]
     warnings: tuple[str, ...]
+    permits_environment: bool = False
 
     def require(self, found: Effective) -> None:
         """Raise Refused where sshd would do anything else."""
@@ -86,8 +89,13 @@ def require_sshd(system: System) -> None:
         )
 
 
-def prepare(found: Survey, sshd: Sshd, *, edit_main_file: bool) -> Prepared:
-    """Find the wiring and try it on a copy; raises Refused."""
+def prepare(
+    found: Survey, sshd: Sshd, *, edit_main_file: bool, permit_environment: bool = False
+) -> Prepared:
+    """Find the wiring and try it on a copy; raises Refused.
+
+    `permit_environment` lets sessions have the variables EIC_*; what was asked once stays so.
+    """
     _require_ours(found)
     _require_no_option(found)
     without = found.tree_without_us()
@@ -102,6 +110,8 @@ def prepare(found: Survey, sshd: Sshd, *, edit_main_file: bool) -> Prepared:
     if found.system.asks_us(before.command):
         return Prepared(set_at, None, {})
     plan = _plan(found, before, set_at)
+    if permit_environment or encode(_PERMIT) in (found.drop_in or b""):
+        plan = _permitting(plan, before)
     files = _try(found, sshd, plan, edit_main_file=edit_main_file)
     return Prepared(
         set_at, plan, {**files, found.system.paths.snippet: _snippet(found.system, plan.user)}
@@ -217,6 +227,19 @@ def _plan(found: Survey, before: Effective, set_at: str) -> Plan:
     return Plan(command, user, chained, tuple(remarks), (*warnings, *concerns(found, before)))
 
 
+def _permitting(plan: Plan, before: Effective) -> Plan:
+    """Let sshd take EIC_* from the agent's lines, unless an administrator has ruled about that."""
+    if before.environment == "no":
+        return replace(plan, permits_environment=True)
+    if before.environment == "yes":
+        return plan
+    warning = (
+        f"PermitUserEnvironment is {before.environment} already, and left so: EIC_CALLER reaches "
+        "sessions only where that admits it"
+    )
+    return replace(plan, warnings=(*plan.warnings, warning))
+
+
 def _is_known(user: str) -> bool:
     try:
         return exists(user)
@@ -238,6 +261,7 @@ def _drop_in(found: Survey, plan: Plan) -> bytes:
     settings = (
         f"AuthorizedKeysCommand {plan.command}\nAuthorizedKeysCommandUser {quote(plan.user)}\n"
     )
+    settings += _PERMIT if plan.permits_environment else ""
     made = _MADE_FOLDER if made_folder(found) else b""
     return GENERATED + encode(_DROP_IN) + made + encode(settings)
 

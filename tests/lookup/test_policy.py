@@ -48,8 +48,9 @@ def block(
     instance: str = ID,
     key: str = ED25519,
     caller: str | None = ALICE,
+    request: str | None = "request",
 ) -> KeyBlock:
-    return KeyBlock(int(expires), instance, caller, "request", key.encode(), b"", b"")
+    return KeyBlock(int(expires), instance, caller, request, key.encode(), b"", b"")
 
 
 def check(
@@ -239,19 +240,21 @@ def test_options_come_before_the_key() -> None:
     keys = KeyRules(options=("restrict", "pty"), export_caller=True)
     grant = decided(block(), Policy(keys))
     assert isinstance(grant, Grant)
-    assert grant.line == f'restrict,pty,environment="EIC_CALLER={ALICE}" {ED25519}'
-    without = decided(block(caller=None), Policy(keys))
+    exported = f'environment="EIC_CALLER={ALICE}",environment="EIC_REQUEST=request"'
+    assert grant.line == f"restrict,pty,{exported} {ED25519}"
+    without = decided(block(caller=None, request=None), Policy(keys))
     assert isinstance(without, Grant)
     assert without.line == f"restrict,pty {ED25519}"
 
 
 @given(st.text())
 def test_an_exported_caller_cannot_leave_its_quotes(caller: str) -> None:
-    grant = decided(block(caller=caller), Policy(KeyRules(export_caller=True)))
+    exporting = Policy(KeyRules(export_caller=True))
+    grant = decided(block(caller=caller, request=caller), exporting)
     assert isinstance(grant, Grant)
     options, _, key = grant.line.partition(" ")
     assert key == ED25519
-    assert options.count('"') == 2
+    assert options.count('"') == 4
     assert options.isprintable()
     assert options.isascii()
 

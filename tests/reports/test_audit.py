@@ -1,5 +1,6 @@
 """`eic-agent audit` as it is run, on journal files as journald and its tools write them."""
 
+import dataclasses
 import gzip
 import io
 import json
@@ -14,6 +15,8 @@ from eic_agent.reports import audit
 from eic_agent.reports.audit import Options, Screen
 from eic_agent.reports.cloudtrail import NoTrail
 from eic_agent.reports.journalctl import NoJournal
+from eic_sandbox.cloudtrail import Event, Trail
+from eic_sandbox.iam import Principal
 from tests.reports.journals import (
     AGENT_UID,
     CALLER,
@@ -279,6 +282,28 @@ def test_cloudtrail_explains_logins_and_tells_of_pushes_that_nobody_used(
     assert "login, by tunnel" in text
     assert f"{CALLER} from 198.51.100.4" in text
     assert "unused push" in text
+
+
+def test_the_sandboxs_log_is_a_trail(day: Path, tmp_path: Path) -> None:
+    """It is of CloudTrail's shape, one record a line, pushes and tunnels of one principal."""
+    log = Trail(tmp_path / "cloudtrail.jsonl")
+    push = Event(
+        name="SendSSHPublicKey",
+        now=1_795_000_000.0,
+        region="us-east-1",
+        request_id=REQUEST,
+        source_ip="198.51.100.4",
+        user_agent="aws-cli/2",
+        principal=Principal(CALLER, "ASIAEXAMPLE", "secret"),
+        parameters={"instanceId": INSTANCE, "osUser": "alice", "SSHKey": {"publicKey": "x"}},
+        response={"requestId": REQUEST, "success": True},
+    )
+    opened = {"instanceConnectEndpointId": "eice-1", "maxTunnelDuration": "3600"}
+    log.write(push)
+    log.write(dataclasses.replace(push, name="OpenTunnel", request_id="t", parameters=opened))
+    first, *_ = data(day, cloudtrail=(log.path,))
+    assert first["cloudtrail"]["push"]["principal"] == CALLER
+    assert first["cloudtrail"]["tunnel"]["endpoint"] == "eice-1"
 
 
 def test_a_login_that_no_record_explains_says_so(day: Path, tmp_path: Path) -> None:

@@ -46,6 +46,7 @@ class Machine:
             client=CLIENT,
             snippet=self.root / "etc/eic-agent/config.d/50-sshd-wiring.toml",
             disabled=self.root / "etc/eic-agent/sshd-disabled",
+            enabled=self.root / "etc/eic-agent/sshd-enabled",
             proc=self.root / "proc",
             run=self.root / "run",
             systemd=Systemd(
@@ -87,10 +88,19 @@ class Machine:
         shown = sshd_shows(self.system.paths.main, self.key, *options)
         return shown["authorizedkeyscommand"], shown["authorizedkeyscommanduser"]
 
-    def enable(self, *, edit_main_file: bool = False, unless_disabled: bool = False) -> str:
+    def enable(
+        self,
+        *,
+        edit_main_file: bool = False,
+        unless_disabled: bool = False,
+        permit_environment: bool = False,
+    ) -> str:
         """Enable, which must succeed; return what is told."""
         outcome = wiring.enable(
-            self.system, edit_main_file=edit_main_file, unless_disabled=unless_disabled
+            self.system,
+            edit_main_file=edit_main_file,
+            unless_disabled=unless_disabled,
+            permit_environment=permit_environment,
         )
         assert outcome.exit_status == 0, outcome
         return wiring.outcome_text(outcome)
