@@ -308,6 +308,13 @@ def test_what_cannot_be_read_is_an_error_that_names_it(files: Files, tmp_path: P
     ]
 
 
+def test_a_pipe_is_not_waited_for(files: Files) -> None:
+    files.main("").drop_in("a.toml", "").directory.joinpath("a.toml").unlink()
+    os.mkfifo(files.directory / "a.toml")
+    (error,) = files.errors
+    assert error.endswith("a.toml: cannot be read: it is a pipe or a socket, and no file")
+
+
 def test_an_empty_device_is_an_empty_file() -> None:
     assert load(Path("/dev/null"), must_exist=True).config == Config()
 

@@ -69,6 +69,21 @@ def test_a_reload_takes_up_the_configuration(instance: Instance) -> None:
     assert main_pid(machine) == agent
 
 
+def test_an_endpoint_that_the_unit_keeps_from_the_service_is_told_with_what_to_do(
+    instance: Instance,
+) -> None:
+    machine = instance.machine
+    assert "IPAddressAllow" not in machine.run("eic-agent", "config", "check").stderr
+    instance.configure("60-elsewhere.toml", imds={"endpoint": "http://192.0.2.1"})
+    said = machine.run("eic-agent", "config", "check").stderr
+    assert "`IPAddressAllow=192.0.2.1`" in said
+    override(machine, "[Service]", "IPAddressAllow=192.0.2.1")
+    try:
+        assert "IPAddressAllow" not in machine.run("eic-agent", "config", "check").stderr
+    finally:
+        override_no_more(machine)
+
+
 def invalid_by_value(machine: Machine) -> None:
     machine.write(f"{CONFIG_DIRECTORY}/60-policy.toml", "[policy]\ndenied = []\n")
 

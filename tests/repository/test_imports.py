@@ -73,8 +73,8 @@ WITHIN = {
         {"wiring"},
     ),
     "reports": (
-        {"explain", "status", "config_check", "evidence", "cloudtrail", "table", "processes"},
-        {"journalctl", "rows"},
+        {"explain", "status", "reach", "evidence", "cloudtrail", "table", "processes"},
+        {"config_check", "journalctl", "rows"},
         {"logins"},
         {"audit", "whoami"},
     ),
