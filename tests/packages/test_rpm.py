@@ -30,6 +30,8 @@ INSTALLED = {
     "/usr/bin/eic-agent": 0o755,
     "/usr/lib/systemd/catalog/eic-agent.catalog": 0o644,
     "/usr/lib/systemd/system-preset/90-eic-agent.preset": 0o644,
+    "/usr/lib/systemd/system/eic-agent-standby.service": 0o644,
+    "/usr/lib/systemd/system/eic-agent-standby.socket": 0o644,
     "/usr/lib/systemd/system/eic-agent.service": 0o644,
     "/usr/lib/systemd/system/eic-agent.socket": 0o644,
     "/usr/lib/sysusers.d/eic-agent.conf": 0o644,

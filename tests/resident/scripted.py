@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -58,6 +59,7 @@ def main(config: Path, path: Path | None) -> int:
             frozenset(values.get("clients", ())),
             values.get("deadline_s", 4.0),
             values.get("idle_exit_s", 0),
+            close=functools.partial(os.close, os.open(os.devnull, os.O_RDONLY)),
         )
 
     values = json.loads(config.read_text())
