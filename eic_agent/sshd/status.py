@@ -188,9 +188,10 @@ def _examine(found: Survey, sshd: Sshd, report: Report) -> Report:
         Problem(concern, "Then run `eic-agent sshd status` again")
         for concern in concerns(found, effective)
     ]
-    why_unsafe = unsafe(Path(chained[0])) if chained else None
+    program = chained[0].replace("%%", "%") if chained else None  # as sshd expands it
+    why_unsafe = unsafe(Path(program)) if program is not None else None
     if why_unsafe is not None:
-        what = f"{chained[0]}, which is chained, is not run, since {why_unsafe}"
+        what = f"{program}, which is chained, is not run, since {why_unsafe}"
         problems.append(Problem(what, "Correct that, or run `eic-agent sshd enable` without it"))
     drop_in = report.drop_in
     try:
@@ -198,11 +199,13 @@ def _examine(found: Survey, sshd: Sshd, report: Report) -> Report:
     except Refused as error:
         problems.append(Problem(error.what, error.remedy))
     else:
-        if drop_in == "present" and prepared.files.get(found.system.paths.drop_in) != found.drop_in:
+        if found.wrote_former or (
+            drop_in == "present" and prepared.files.get(found.system.paths.drop_in) != found.drop_in
+        ):
             drop_in = "outdated"
             what = "the drop-in does not fit the rest of sshd's configuration any more"
             problems.append(Problem(what, "Run `eic-agent sshd enable`"))
-        elif not asks_us:
+        elif not found.system.asks_us(effective.command):
             why = ": an administrator disabled it" if report.disabled_by_admin else ""
             problems.append(
                 Problem(f"sshd does not ask eic-agent{why}", "Run `eic-agent sshd enable`")
