@@ -4,6 +4,7 @@ What only operators' commands need is imported when one of them runs: a login wa
 """
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -35,7 +36,9 @@ from eic_agent.resident.agent import Agent, explained, without_configuration
 from eic_agent.resident.limits import Handlers
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier
+from eic_agent.resident.pressure import Pressure
 from eic_agent.resident.service import Service
+from eic_agent.resident.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from eic_agent.sshd.wiring import Outcome
@@ -356,10 +359,24 @@ def _serve(args: argparse.Namespace) -> int:
                 idle_exit_s,
                 settings.imds.start_s,
                 authorizer.metadata.close,
+                # Without a cache nothing can be proved ahead.
+                upkeep=Upkeep(authorizer, journal, settings.imds.deadline_s)
+                if settings.trust.max_cache_s
+                else None,
             )
 
         notifier = Notifier(os.environ)
-        Service(listener, load, load(), journal, notifier, hand_over=args.hand_over).run()
+        pressure = Pressure.told(os.environ)
+        gc.freeze()  # what has been imported stays, so nobody need look whether it is garbage
+        Service(
+            listener,
+            load,
+            load(),
+            journal,
+            notifier,
+            hand_over=args.hand_over,
+            pressure=pressure,
+        ).run()
     return 0
 
 

@@ -54,7 +54,7 @@ class IdentityConfig:
 class AgentConfig:
     """The resident agent: seconds of idleness before it leaves (0: never), and whom it answers."""
 
-    idle_exit_s: float = 600.0
+    idle_exit_s: float = 0.0
     clients: tuple[str, ...] = ()
 
 

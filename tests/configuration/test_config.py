@@ -79,7 +79,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert Config() == Config(
         imds=ImdsConfig("auto", 1.0, 4.0),
         identity=IdentityConfig(Path("/sys")),
-        trust=TrustRules("auto", "require", 300.0),
+        trust=TrustRules("auto", "require", 3600.0),
         policy=Policy(
             KeyRules(
                 max_lifetime_s=60,
@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             UserRules((), (), (), ()),
             (),
         ),
-        agent=AgentConfig(600.0, ()),
+        agent=AgentConfig(0.0, ()),
         log=LogConfig("info"),
     )
 

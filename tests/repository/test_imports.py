@@ -55,7 +55,7 @@ WITHIN = {
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
-        {"notify", "listener", "connection"},
+        {"notify", "listener", "connection", "pressure", "upkeep"},
         {"limits", "peers"},
         {"pool"},
         {"service"},

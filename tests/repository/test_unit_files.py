@@ -100,10 +100,15 @@ def test_sysusers_makes_a_user_who_cannot_log_in(root: Path) -> None:
     assert "eic-agent:" in (root / "etc/group").read_text()
 
 
-def test_the_preset_enables_the_socket_and_the_service_waits_for_it(root: Path) -> None:
-    done = run("systemctl", f"--root={root}", "preset", "eic-agent.socket")
+def test_the_preset_enables_the_socket_and_the_service(root: Path) -> None:
+    done = run("systemctl", f"--root={root}", "preset", "eic-agent.socket", "eic-agent.service")
     assert done.returncode == 0, done.stderr
-    assert (root / "etc/systemd/system/sockets.target.wants/eic-agent.socket").is_symlink()
-    assert (
-        run("systemctl", f"--root={root}", "is-enabled", "eic-agent.service").stdout == "static\n"
-    )
+    wanted = root / "etc/systemd/system"
+    assert (wanted / "sockets.target.wants/eic-agent.socket").is_symlink()
+    assert (wanted / "multi-user.target.wants/eic-agent.service").is_symlink()
+
+
+def test_neither_sshd_nor_the_network_waits_for_the_agent_or_it_for_them() -> None:
+    lines = (UNITS / "eic-agent.service").read_text().splitlines()
+    order = [line for line in lines if line.startswith(("After=", "Before="))]
+    assert order == ["After=eic-agent.socket"]

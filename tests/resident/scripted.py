@@ -17,6 +17,7 @@ from eic_agent.resident.connection import Reply, Request
 from eic_agent.resident.limits import Counters, Handlers, Limits
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier
+from eic_agent.resident.pressure import Pressure
 from eic_agent.resident.service import Service
 
 
@@ -72,7 +73,8 @@ def main(config: Path, path: Path | None) -> int:
     except NoSocket as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    Service(listener, load, load(), journal, Notifier(os.environ), limits).run()
+    notifier, pressure = Notifier(os.environ), Pressure.told(os.environ)
+    Service(listener, load, load(), journal, notifier, limits, pressure=pressure).run()
     journal.close()
     return 0
 

@@ -124,7 +124,8 @@ def test_metadata_out_of_reach_is_no_answer_and_no_fallback(host: Host) -> None:
 
 def test_a_frozen_agent_is_fallen_back_from_and_counts_it_later(host: Host) -> None:
     host.agent.send_signal(signal.SIGSTOP)
-    assert host.lookup("alice", ALICES_KEY.fingerprint).stdout == ALICES_KEY.line + "\n"
+    done = host.lookup("alice", ALICES_KEY.fingerprint)
+    assert done.stdout == ALICES_KEY.line + "\n", done.stderr
     host.agent.send_signal(signal.SIGCONT)
     wait_until(lambda: host.counters()["fallbacks"] == 1, "the agent counts it")
     assert client_fallback.FELL_BACK == connection.FELL_BACK_PROTOCOL
