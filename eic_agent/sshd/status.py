@@ -1,8 +1,12 @@
 """What sshd does now, and what is in the way of asking us, for people and for programs."""
 
+import errno
+import os
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
+from eic_agent.lookup.users import exists
 from eic_agent.sshd.asking import NotAccepted, Sshd, asking
 from eic_agent.sshd.files import Tree, quote
 from eic_agent.sshd.plan import concerns, prepare, require_sshd
@@ -15,7 +19,10 @@ from eic_agent.sshd.survey import (
     command_words,
     overrides,
     survey,
+    unsafe,
 )
+
+_NOT_SEEN = "not seen without root"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +49,37 @@ class Report:
     main_file: str
     sshd: str | None = None
     error: str | None = None  # why sshd does not accept its configuration
-    asks_us: bool = False
+    not_seen: str | None = None  # what could not be looked at without root; then nothing is claimed
+    asks_us: bool | None = False  # None where that could not be seen
     command: str | None = None
     user: str | None = None
     set_at: str | None = None  # FILE:LINE, or the unit or process whose -o sets the command
     chained: tuple[str, ...] = ()
-    drop_in: str = "absent"  # or "present", "outdated", "not ours"
+    drop_in: str = "absent"  # or "present", "outdated", "not ours", "not seen"
     main_file_edited: bool = False
     options: tuple[str, ...] = ()  # where -o sets the command or its user
     overrides: tuple[Override, ...] = ()
     disabled_by_admin: bool = False
+    runs_client: bool = False  # sshd would run what it asks
     problems: tuple[Problem, ...] = ()
 
     @property
     def exit_status(self) -> int:
-        """0, or 1 where sshd gave no answer."""
-        return 0 if self.sshd is not None and self.error is None else 1
+        """0 where sshd asks us and would run the client; else 1, also where that is not seen."""
+        return 0 if self.asks_us and self.runs_client else 1
 
 
 def find(system: System) -> Report:
     """Find out what sshd does now, and what is in the way of asking us; changes nothing."""
     paths = system.paths
-    report = Report(str(paths.main), disabled_by_admin=paths.disabled.exists())
+    report = Report(str(paths.main), disabled_by_admin=system.why_disabled() is not None)
     try:
         require_sshd(system)
         report = replace(report, sshd=str(paths.sshd))
+        _require_sight(system)
         found = survey(system)
+        for _ in found.tree().lines():
+            pass  # every file that sshd reads: what we may not, it may not as our user
         report = replace(
             report,
             main_file=str(found.main),
@@ -88,11 +100,35 @@ def find(system: System) -> Report:
             return _examine(found, sshd, report)
     except Refused as error:
         return replace(report, problems=(Problem(error.what, error.remedy),))
+    except PermissionError as error:
+        return _unseen(system, report, error)
     except (NotAccepted, OSError) as error:
-        problem = Problem(
-            f"sshd does not accept its configuration: {error}", "Correct that, or run this as root"
-        )
+        problem = Problem(f"sshd does not accept its configuration: {error}", "Correct that")
         return replace(report, error=str(error), problems=(problem,))
+
+
+def _require_sight(system: System) -> None:
+    """Raise PermissionError where running listeners, and so their -o, are not ours to see."""
+    proc = system.paths.proc
+    first = proc / "1/exe"
+    try:
+        first.readlink()
+    except FileNotFoundError:
+        if not (proc / "self").exists():
+            return  # a copy made by somebody
+        raise PermissionError(errno.EACCES, "is hidden", str(first)) from None
+
+
+def _unseen(system: System, report: Report, error: PermissionError) -> Report:
+    """Give what anybody may know, and claim nothing else."""
+    what = f"{error.filename}: {error.strerror}"
+    return replace(
+        report,
+        not_seen=what,
+        asks_us=None,
+        drop_in="not seen" if os.path.lexists(system.paths.drop_in) else "absent",
+        problems=(Problem(f"not seen without root: what sshd does ({what})", "Run this as root"),),
+    )
 
 
 def as_data(report: Report) -> dict[str, Any]:
@@ -102,18 +138,20 @@ def as_data(report: Report) -> dict[str, Any]:
 
 def text(report: Report) -> str:
     """Give the report as lines for people."""
+    nothing = "none" if report.not_seen is None else _NOT_SEEN
+    asks_us = _NOT_SEEN if report.asks_us is None else "yes" if report.asks_us else "no"
     rows = [
         ("sshd", report.sshd or "not installed"),
         (
             "main file",
             report.main_file + (" (edited by eic-agent)" if report.main_file_edited else ""),
         ),
-        ("asks eic-agent", "yes" if report.asks_us else "no"),
-        ("AuthorizedKeysCommand", report.command or "none"),
-        ("AuthorizedKeysCommandUser", report.user or "none"),
-        ("set at", report.set_at or "nowhere"),
-        ("chained", " ".join(map(quote, report.chained)) or "nothing"),
-        ("drop-in", report.drop_in),
+        ("asks eic-agent", asks_us),
+        ("AuthorizedKeysCommand", report.command or nothing),
+        ("AuthorizedKeysCommandUser", report.user or nothing),
+        ("set at", report.set_at or nothing.replace("none", "nowhere")),
+        ("chained", " ".join(map(quote, report.chained)) or nothing.replace("none", "nothing")),
+        ("drop-in", _NOT_SEEN if report.drop_in == "not seen" else report.drop_in),
         *(("sshd option", option) for option in report.options),
         *(
             ("overridden", f"{one.where}: {one.setting} (Match {one.match})")
@@ -136,12 +174,24 @@ def printable(lines: list[str]) -> str:
 
 def _examine(found: Survey, sshd: Sshd, report: Report) -> Report:
     effective = sshd.effective(found.tree())
-    asks_us = found.system.asks_us(effective.command)
+    # Where a listener still runs with another command, or no keys count, what is written is not so.
+    asks_us = (
+        found.system.asks_us(effective.command)
+        and effective.public_keys
+        and not any(map(found.waits_for_restart, found.listeners))
+    )
     argv = command_words(effective.command or "")
+    chained = argv[argv.index("--chain") + 1 :] if "--chain" in argv else ()
+    if not found.system.asks_us(effective.command):
+        chained = ()
     problems = [
         Problem(concern, "Then run `eic-agent sshd status` again")
         for concern in concerns(found, effective)
     ]
+    why_unsafe = unsafe(Path(chained[0])) if chained else None
+    if why_unsafe is not None:
+        what = f"{chained[0]}, which is chained, is not run, since {why_unsafe}"
+        problems.append(Problem(what, "Correct that, or run `eic-agent sshd enable` without it"))
     drop_in = report.drop_in
     try:
         prepared = prepare(found, sshd, edit_main_file=found.wrote_block)
@@ -163,11 +213,17 @@ def _examine(found: Survey, sshd: Sshd, report: Report) -> Report:
         user=effective.user,
         asks_us=asks_us,
         set_at=found.set_at(found.tree()),
-        chained=argv[argv.index("--chain") + 1 :] if asks_us and "--chain" in argv else (),
+        chained=chained,
+        runs_client=unsafe(Path(argv[0])) is None and _can_be(effective.user) if argv else False,
         drop_in=drop_in,
         overrides=_overrides(found.tree_without_us()),
         problems=tuple(problems),
     )
+
+
+def _can_be(user: str | None) -> bool:
+    """Say whether sshd could run a command as this AuthorizedKeysCommandUser."""
+    return user is not None and ("%" in user or exists(user))
 
 
 def _overrides(tree: Tree) -> tuple[Override, ...]:

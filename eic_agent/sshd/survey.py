@@ -42,6 +42,7 @@ class SshdPaths:
     client: Path = Path("/usr/libexec/eic-agent/eic-authorized-keys")
     snippet: Path = Path("/etc/eic-agent/config.d/50-sshd-wiring.toml")
     disabled: Path = Path("/etc/eic-agent/sshd-disabled")
+    enabled: Path = Path("/etc/eic-agent/sshd-enabled")  # there as long as the drop-in should be
     proc: Path = Path("/proc")
     run: Path = Path("/run")  # where only root can write
     systemd: Systemd = field(default_factory=Systemd)
@@ -57,6 +58,19 @@ class System:
     def asks_us(self, command: str | None) -> bool:
         """Say whether an AuthorizedKeysCommand is ours, or has ours among its arguments."""
         return command is not None and str(self.paths.client) in command_words(command)
+
+    def why_disabled(self) -> str | None:
+        """Return by what an administrator said that sshd shall not ask us, or None.
+
+        Deleting the drop-in says it as well as the command does. Where it was never made, sshd was
+        not there yet, or did not accept it: that is no decision.
+        """
+        paths = self.paths
+        if paths.disabled.exists():
+            return f"ran `eic-agent sshd disable` (so says {paths.disabled})"
+        if paths.enabled.exists() and not os.path.lexists(paths.drop_in):
+            return f"deleted {paths.drop_in}"
+        return None
 
 
 @dataclass(frozen=True, slots=True)

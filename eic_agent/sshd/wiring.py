@@ -16,7 +16,8 @@ first, and only when asked to, a delimited block at the top of the main file inc
 Doing it twice is doing it once. Maintainer scripts call `enable(unless_disabled=True)` after every
 installation and upgrade, and `disable(by_admin=False)` before a removal, not before an upgrade.
 `disable` by an administrator leaves a mark (`SshdPaths.disabled`) which the first respects, and
-which only `enable` or a purge removes.
+which only `enable` or a purge removes. So does who deletes the drop-in: `SshdPaths.enabled`, which
+comes and goes with it, is then alone.
 """
 
 import contextlib
@@ -32,6 +33,11 @@ from eic_agent.sshd.reload import reload_agent, reload_sshd
 from eic_agent.sshd.status import printable
 from eic_agent.sshd.survey import GENERATED, Refused, Survey, System, as_written, overrides, survey
 
+_DISABLED = b"`eic-agent sshd disable` made this, and `eic-agent sshd enable` removes it.\n"
+_ENABLED = b"""\
+`eic-agent sshd enable` made this beside its file for sshd, and `eic-agent sshd disable` removes it.
+Where that file is deleted by hand, this tells package upgrades not to make it again.
+"""
 _LOCK = "eic-agent-sshd.lock"
 _FAILURES = (Refused, NotAccepted, ProgramFailed, OSError)
 
@@ -59,9 +65,9 @@ def enable(
     permit_environment: bool = False,
 ) -> Outcome:
     """Wire sshd; with `unless_disabled` not where an administrator disabled it."""
-    mark = system.paths.disabled
-    if unless_disabled and mark.exists():
-        line = f"left alone, since an administrator ran `eic-agent sshd disable` (so says {mark})"
+    why_disabled = system.why_disabled() if unless_disabled else None
+    if why_disabled is not None:
+        line = f"left alone until `eic-agent sshd enable`, since an administrator {why_disabled}"
         return Outcome(ok=True, changed=False, lines=(line,))
     try:
         require_sshd(system)
@@ -75,7 +81,7 @@ def enable(
                     permit_environment=permit_environment,
                 )
                 outcome = _enable(found, sshd, prepared)
-            mark.unlink(missing_ok=True)
+            system.paths.disabled.unlink(missing_ok=True)
             return outcome
     except _FAILURES as error:
         return Outcome(
@@ -119,6 +125,7 @@ def _enable(found: Survey, sshd: Sshd, prepared: Prepared) -> Outcome:
     ]
     changes = Changes()
     try:
+        changes.put(found.system.paths.enabled, _ENABLED, 0o644)
         for path in sorted(prepared.files, key=lambda path: path == drop_in):
             changes.put(
                 path, prepared.files[path], 0o644 if path == found.system.paths.snippet else 0o600
@@ -139,9 +146,9 @@ def _disable(found: Survey, without: Tree, *, by_admin: bool) -> Outcome:
     remove_folder = found.wrote_drop_in and made_folder(found)
     changes = Changes()
     try:
-        if by_admin:
-            mark = b"`eic-agent sshd disable` made this, and `eic-agent sshd enable` removes it.\n"
-            changes.put(paths.disabled, mark, 0o644)
+        if by_admin or found.system.why_disabled() is not None:
+            changes.put(paths.disabled, _DISABLED, 0o644)
+        changes.put(paths.enabled, None, 0o644)
         if found.wrote_drop_in:
             changes.put(paths.drop_in, None, 0o600)
         if found.wrote_block:

@@ -26,6 +26,7 @@ INSTALLED = {
     "/etc/eic-agent/config.d": 0o755,
     "/etc/eic-agent/config.toml": 0o644,
     "/etc/eic-agent/sshd-disabled": 0o644,
+    "/etc/eic-agent/sshd-enabled": 0o644,
     "/usr/bin/eic-agent": 0o755,
     "/usr/lib/systemd/catalog/eic-agent.catalog": 0o644,
     "/usr/lib/systemd/system-preset/90-eic-agent.preset": 0o644,

@@ -46,6 +46,7 @@ class Machine:
             client=CLIENT,
             snippet=self.root / "etc/eic-agent/config.d/50-sshd-wiring.toml",
             disabled=self.root / "etc/eic-agent/sshd-disabled",
+            enabled=self.root / "etc/eic-agent/sshd-enabled",
             proc=self.root / "proc",
             run=self.root / "run",
             systemd=Systemd(
