@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALL_VENV = { test "$$(id -u)" = 0 && apt-get update -qq && apt-get install -qq -y python3-venv; } \
 	|| { echo "no module venv here; as root: apt-get install python3-venv" >&2; exit 1; }
 
-.PHONY: check test unit demo sandbox bench lock lock-check deb rpm release-check clean
+.PHONY: check test unit demo sandbox bench lock lock-check deb rpm release-check first-logins clean
 
 $(VENV)/.ready: pyproject.toml
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || $(INSTALL_VENV)
@@ -67,6 +67,10 @@ sandbox: $(VENV)/.ready
 
 bench: $(VENV)/.ready
 	@$(BIN)/python -m benchmarks
+
+# The first logins of a machine with 5 % of a processor: ten after a boot, ten after the agent was killed.
+first-logins: $(VENV)/.ready
+	EIC_TEST_FIRST_LOGINS=10 $(BIN)/python -m pytest -n 0 -rA tests/machine/test_slow_machine.py
 
 clean:
 	rm -rf $(VENV) build dist

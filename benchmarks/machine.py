@@ -31,6 +31,8 @@ ROOT = Path(eic_agent.__file__).parents[1]
 CLIENT = Path(eic_agent.__file__).with_name("client.py")
 # Users for the reference, which answers for nobody whom /etc/passwd does not have.
 USERS = {number: f"bench-{number}" for number in (0, 1, 10, 100)}
+# Longer than the 60 seconds of AWS, so that no key runs out within a round.
+KEY_LIFETIME_S = 200
 
 _ADDRESS = "169.254.169.254"
 _INSIDE = "EIC_BENCH_INSIDE"  # set for the process that runs in the namespaces
@@ -96,10 +98,11 @@ def set_up(directory: Path, *, is_instance: bool) -> Iterator[Machine]:
         if is_instance:
             _become_instance(directory, sysfs, service.do(metadata.root_name), anchors)
             stack.enter_context(_forgetful_journald())
-        tables = {
+        tables: dict[str, dict[str, object]] = {
             "imds": {"endpoint": "auto" if is_instance else service.url},
             "identity": {"sysfs_root": "/sys" if is_instance else str(sysfs)},
             "trust": {"anchors": str(anchors)},
+            "keys": {"max_lifetime_s": KEY_LIFETIME_S},
         }
         config = write_config(directory / "config.toml", tables)
         interpreter = _agents_interpreter()

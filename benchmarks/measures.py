@@ -13,13 +13,20 @@ from benchmarks.agents import Activated, Agent, Resident, answerer
 from benchmarks.launched import Launcher
 from benchmarks.load import Load, LoadReport
 from benchmarks.logins import Sshd, asking
-from benchmarks.machine import CLIENT, PYTHON, USERS, BenchError, Machine, import_path
+from benchmarks.machine import (
+    CLIENT,
+    KEY_LIFETIME_S,
+    PYTHON,
+    USERS,
+    BenchError,
+    Machine,
+    import_path,
+)
 from benchmarks.rounds import Contestant, run_rounds
 from eic_sandbox.simulator import SSHKey, new_key
 
 CROWD = 200
 _INSIDE = Path(__file__).with_name("inside.py")
-_LIFETIME_S = 200
 _LEAVE = "posix._exit(main())"
 
 
@@ -50,12 +57,12 @@ class Bench:
 
     def refresh(self) -> None:
         """Push every key anew before the first of them expires."""
-        if time.monotonic() - self._pushed_at < _LIFETIME_S / 2:
+        if time.monotonic() - self._pushed_at < KEY_LIFETIME_S / 2:
             return
         self._pushed_at = time.monotonic()
         for user, lines in self.lines.items():
             if lines:
-                self.machine.metadata.do(metadata.push, user, lines, _LIFETIME_S)
+                self.machine.metadata.do(metadata.push, user, lines, KEY_LIFETIME_S)
 
     def run(self, contestants: Sequence[Contestant], rounds: int) -> None:
         """Let them run in turn."""

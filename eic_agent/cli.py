@@ -4,6 +4,7 @@ What only operators' commands need is imported when one of them runs: a login wa
 """
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -35,13 +36,16 @@ from eic_agent.resident.agent import Agent, explained, without_configuration
 from eic_agent.resident.limits import Handlers
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier
+from eic_agent.resident.pressure import Pressure
 from eic_agent.resident.service import Service
+from eic_agent.resident.upkeep import Upkeep
 
 if TYPE_CHECKING:
     from eic_agent.sshd.wiring import Outcome
 
 # Metadata requests of the resident agent at a time; each takes a second at most.
 _FETCHERS = 32
+_STANDBY_IDLE_EXIT_S = 30.0
 # For the user database to say who `[agent] clients` are, when the agent starts or reloads.
 _CLIENTS_S = 2.0
 
@@ -104,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("serve", help="answer lookups on a socket until idle")
     command.add_argument(
         "--socket", type=Path, metavar="PATH", help="listen here (default: on systemd's socket)"
+    )
+    command.add_argument(
+        "--standby", action="store_true", help="in the agent's stead: leave soon when idle"
     )
     command.set_defaults(run=_serve)
 
@@ -256,12 +263,13 @@ def _authorized_keys(args: argparse.Namespace) -> int:
         return _undecided(Reason.INVALID_CONFIG, str(error))
     settings = loaded.config
     deadline = _deadline(args, settings.imds)
-    with closing(open_journal(settings.log.level)) as journal, ThreadPoolExecutor(1) as workers:
+    users = UserDatabase()
+    believed = not settings.log.required or _is_believed(users, deadline)
+    journal = open_journal(settings.log.level, believed=believed)
+    with closing(journal), ThreadPoolExecutor(1) as workers:
         if loaded.warnings:
             journal.problem(Reason.INVALID_CONFIG, "\n".join(loaded.warnings))
-        authorizer = _build_authorizer(
-            settings, journal, workers, Counters(), UserDatabase(), deadline
-        )
+        authorizer = _build_authorizer(settings, journal, workers, Counters(), users, deadline)
         answer = authorizer.lookup(question, deadline)
         if answer.undecided is None or not journal.on_stderr:  # or it would be said twice there
             answer = authorizer.record(question, answer, deadline)
@@ -270,6 +278,16 @@ def _authorized_keys(args: argparse.Namespace) -> int:
     if answer.undecided is not None:
         return _undecided(answer.undecided, answer.detail)
     return 0
+
+
+def _is_believed(users: UserDatabase, deadline: Deadline) -> bool:
+    """Say whether readers of the journal believe what this process writes (eic-agent(8))."""
+    if os.geteuid() == 0:
+        return True
+    try:
+        return users.user_ids(["eic-agent"], deadline)["eic-agent"] == os.geteuid()
+    except UsersUnavailable:
+        return False
 
 
 def _deadline(args: argparse.Namespace, imds: config.ImdsConfig) -> Deadline:
@@ -332,18 +350,33 @@ def _serve(args: argparse.Namespace) -> int:
                 settings, journal, workers, counters, users, memory=memory
             )
             agent = Agent(authorizer, journal, time.time, started)
+            idle_exit_s = _STANDBY_IDLE_EXIT_S if args.standby else settings.agent.idle_exit_s
             return Handlers(
                 agent.answer,
                 agent.status,
                 uids,
                 settings.imds.deadline_s,
-                settings.agent.idle_exit_s,
+                idle_exit_s,
                 settings.imds.start_s,
                 authorizer.metadata.close,
+                # Without a cache nothing can be proved ahead.
+                upkeep=Upkeep(authorizer, journal, settings.imds.deadline_s)
+                if settings.trust.max_cache_s
+                else None,
             )
 
         notifier = Notifier(os.environ)
-        Service(listener, load, load(), journal, notifier, hand_over=args.hand_over).run()
+        pressure = Pressure.told(os.environ)
+        gc.freeze()  # what has been imported stays, so nobody need look whether it is garbage
+        Service(
+            listener,
+            load,
+            load(),
+            journal,
+            notifier,
+            hand_over=args.hand_over,
+            pressure=pressure,
+        ).run()
     return 0
 
 

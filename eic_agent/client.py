@@ -32,7 +32,11 @@ DEADLINE_S, GREETING_S = 4.0, 3.0  # the whole lookup; until the agent's first b
 LONGER_S = 26.0  # more than DEADLINE_S for the whole lookup, where what answers must be started
 RETURN_S = 0.1  # kept back from what the agent is given, so that its answer arrives in time
 PROTOCOL, STARTING, GREETING, DECIDED, UNDECIDED = b"EIC1", b"*", b"+", b"A", b"U"
+OVERLOADED = b"overloaded: "  # begins what an agent says that has too much to do
 REQUEST_LIMIT, ANSWER_LIMIT = 4096, 1 << 20
+_TIMEVAL = b"".join(
+    int(part).to_bytes(8, sys.byteorder) for part in (GREETING_S, GREETING_S % 1 * 1e6)
+)
 
 
 def ask(
@@ -56,8 +60,10 @@ def ask(
         raise ValueError("request too long")
     connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
-        connection.settimeout(GREETING_S)
+        # Where others fill the backlog, the kernel lets us in when it is our turn: not so poll().
+        connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, _TIMEVAL)
         connection.connect(path)
+        connection.settimeout(GREETING_S)
         try:
             connection.sendall(len(request).to_bytes(2, "big") + request)
         except (BrokenPipeError, ConnectionResetError):
@@ -72,7 +78,7 @@ def ask(
                     raise TimeoutError from None
                 raise ValueError("nobody greets") from None
             if not received:
-                raise ValueError("no whole answer")
+                raise ValueError("no whole answer") if greeted else ConnectionRefusedError
             if received[:1] == STARTING and not greeted:
                 received, ends = received[1:], ends + LONGER_S
                 starting()
@@ -112,11 +118,19 @@ def answer(
     fingerprint = "".join(names[1:])
     try:
         verdict, payload = ask(options["--socket"], names[0], fingerprint, sshd, ends, starting)
+        if verdict == UNDECIDED and payload[: len(OVERLOADED)] == OVERLOADED:
+            raise ValueError("overloaded")
     except TimeoutError:
         return rarely("client_fallback.py", "become_agent", options, names, sshd, 0.0)
     except (OSError, ValueError):
         starting()
-        return rarely("client_fallback.py", "become_agent", options, names, sshd, ends + LONGER_S)
+        question = options, names, sshd, ends + LONGER_S
+        return rarely("client_fallback.py", "fall_back", ask, tell, *question)
+    return tell(verdict, payload)
+
+
+def tell(verdict: bytes, payload: bytes) -> int:
+    """Write an answer for sshd, or why there is none; return the exit status."""
     try:
         while payload:
             payload = payload[posix.write(1 if verdict == DECIDED else 2, payload) :]

@@ -1,15 +1,23 @@
-"""What client.py rarely needs: the lookup in one process.
+"""What client.py rarely needs: the agent that stands by, and the lookup in one process.
 
-client.py reads this file from its own directory and calls `become_agent`. It too runs
-on Python 3.6 and later, imports nothing of the package and little else.
+client.py reads this file from its own directory and calls `fall_back`. It too runs on Python 3.6
+and later, imports nothing of the package and little else.
 """
 
 import _signal  # type: ignore[import-not-found] # signal itself would load enum, re and more
 import _socket
 import posix
+import sys
 from time import monotonic
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 FELL_BACK = b"EIC1-FELL-BACK"  # as service.py expects it: the whole of a request
+STANDBY = "standby.sock"  # beside the agent's own socket
+STANDBY_S = 4.0  # for the agent that stands by, once it runs
+_TELL_US = 100000  # most that it may take to tell the agent that it was not heard
 USER = "eic-agent"  # the agent's own
 PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 38, 39  # prctl(2)
 GRACE_S = 1.0  # a lookup in one process that has not ended this long after its time never will
@@ -37,15 +45,47 @@ def complain(text: str) -> int:
 
 
 def tell(path: str) -> None:
-    """Let the agent count that it was not heard, if it has a socket; waits for nothing."""
+    """Let the agent count that it was not heard, if it has a socket; hardly waits for it."""
     try:
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-        connection.setblocking(False)
+        # The kernel lets us in when it is our turn, where others fill the backlog.
+        timeval = bytes(8) + _TELL_US.to_bytes(8, sys.byteorder)
+        connection.setsockopt(_socket.SOL_SOCKET, _socket.SO_SNDTIMEO, timeval)
         connection.connect(path)
         connection.send(len(FELL_BACK).to_bytes(2, "big") + FELL_BACK)
         connection.close()
     except OSError:
         pass
+
+
+def fall_back(
+    ask: "Callable[..., tuple[bytes, bytes]]",
+    answer: "Callable[[bytes, bytes], int]",
+    options: "dict[str, str]",
+    names: "list[str]",
+    sshd: int,
+    ends: float,
+) -> int:
+    """Ask the agent that stands by, or become the lookup in one process; return the exit status.
+
+    One agent stands by for all who ask, so however many they are, one process is started for them.
+    It runs as the agent's user, whoever we are, so its entries in the journal are believed.
+    """
+    tell(options["--socket"])
+    standby = options["--socket"].rpartition("/")[0] + "/" + STANDBY
+    until = min(ends, monotonic() + STANDBY_S)
+    try:
+        posix.stat(standby)
+        verdict, payload = ask(standby, names[0], "".join(names[1:]), sshd, until)
+    except (FileNotFoundError, PermissionError, ConnectionRefusedError, ConnectionResetError):
+        # There is none, or it does not answer the user that we are.
+        return become_agent(options, names, sshd, ends)
+    except (OSError, ValueError):
+        return complain(
+            "neither the agent nor the one that stands by answers; see what hinders them with: "
+            "systemctl status eic-agent eic-agent-standby"
+        )
+    return answer(verdict, payload)
 
 
 def give_up_root() -> None:
@@ -78,7 +118,6 @@ def become_agent(options: "dict[str, str]", names: "list[str]", sshd: int, ends:
     The deadline is handed over twice: as the seconds left, counted from the start of the process,
     and as the moment on CLOCK_MONOTONIC, which counts where the agent is new enough to know it.
     """
-    tell(options["--socket"])
     # Modules of the name service may hang, here and in what we become: the timer outlasts execve.
     _signal.signal(_signal.SIGALRM, _signal.SIG_DFL)
     _signal.setitimer(_signal.ITIMER_REAL, max(ends - monotonic(), 0) + GRACE_S)

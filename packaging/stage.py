@@ -37,6 +37,12 @@ _FILES = (
     ("systemd/eic-agent.preset", "usr/lib/systemd/system-preset/90-eic-agent.preset", 0o644),
     ("systemd/eic-agent.service", "usr/lib/systemd/system/eic-agent.service", 0o644),
     ("systemd/eic-agent.socket", "usr/lib/systemd/system/eic-agent.socket", 0o644),
+    (
+        "systemd/eic-agent-standby.service",
+        "usr/lib/systemd/system/eic-agent-standby.service",
+        0o644,
+    ),
+    ("systemd/eic-agent-standby.socket", "usr/lib/systemd/system/eic-agent-standby.socket", 0o644),
     ("systemd/eic-agent.sysusers", "usr/lib/sysusers.d/eic-agent.conf", 0o644),
 )
 _EXECUTABLE = ("usr/bin/eic-agent",)

@@ -327,6 +327,79 @@ def test_falls_back_where_nobody_listens(tmp_path: Path, one_process: Path, kind
     assert_fell_back(run, "ec2-user")
 
 
+@pytest.fixture
+def standby(tmp_path: Path) -> Iterator[Start]:
+    """Starts a scripted agent that stands by, beside where the other one is."""
+    with contextlib.ExitStack() as stack:
+
+        def start(script: Script) -> Path:
+            started = FakeAgent(tmp_path / "standby.sock", script)
+            stack.callback(started.close)
+            return started.path
+
+        yield start
+
+
+OVERLOADED = answering(b"overloaded: too many lookups at once; try again\n", b"U")
+
+
+@pytest.mark.parametrize("script", [OVERLOADED, *NO_ANSWER.values()], ids=["busy", *NO_ANSWER])
+def test_the_agent_that_stands_by_is_asked_before_a_process_is_started(
+    agent: Start, standby: Start, one_process: Path, script: Script
+) -> None:
+    standby(answering())
+    Run("--socket", agent(script), "--agent", one_process, "ec2-user").each(0, KEYS)
+
+
+def test_an_overloaded_agent_is_fallen_back_from(agent: Start, one_process: Path) -> None:
+    run = Run("--socket", agent(OVERLOADED), "--agent", one_process, "ec2-user")
+    assert_fell_back(run, "ec2-user")
+
+
+@pytest.mark.parametrize("script", [OVERLOADED, NO_ANSWER["speaks HTTP"]], ids=["busy", "HTTP"])
+def test_where_both_agents_are_overloaded_no_process_is_started(
+    agent: Start, standby: Start, one_process: Path, script: Script
+) -> None:
+    standby(script)
+    run = Run("--socket", agent(OVERLOADED), "--agent", one_process, "ec2-user")
+    run.each(1, b"", stderr_lines=1)
+
+
+def closing(connection: socket.socket) -> None:
+    """Sends a peer away, whose user it does not answer."""
+
+
+def test_a_user_whom_neither_agent_answers_makes_the_lookup_itself(
+    agent: Start, standby: Start, one_process: Path
+) -> None:
+    standby(closing)
+    run = Run("--socket", agent(closing), "--agent", one_process, "ec2-user")
+    assert_fell_back(run, "ec2-user")
+
+
+def test_a_full_backlog_is_waited_for_in_turn(tmp_path: Path, one_process: Path) -> None:
+    path = tmp_path / "agent.sock"
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as stranger:
+        listener.bind(str(path))
+        listener.listen(0)
+        stranger.connect(str(path))
+
+        def serve() -> None:
+            time.sleep(0.3)
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection, contextlib.suppress(OSError):
+                    answering()(connection)
+
+        threading.Thread(target=serve, daemon=True).start()
+        stranger.shutdown(socket.SHUT_WR)
+        Run("--socket", path, "--agent", one_process, "ec2-user").each(0, KEYS)
+        listener.shutdown(socket.SHUT_RDWR)
+
+
 def test_a_name_too_long_for_the_socket_is_left_to_the_agent(
     agent: Start, one_process: Path
 ) -> None:

@@ -391,6 +391,15 @@ def test_a_grant_that_must_be_recorded_is_refused_without_journald(
     assert not grant(on_stderr, 1, required=True)
 
 
+def test_a_grant_that_must_be_recorded_is_refused_where_nobody_believes_the_writer(
+    listener: Journald,
+) -> None:
+    journal = open_journal(socket_path=listener.path, believed=False)
+    assert not grant(journal, required=True)
+    assert grant(journal)
+    journal.close()
+
+
 def test_another_grant_is_kept_and_written_late_with_the_time_of_the_decision(
     journal: Journal, listener: Journald
 ) -> None:

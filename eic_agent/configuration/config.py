@@ -54,7 +54,7 @@ class IdentityConfig:
 class AgentConfig:
     """The resident agent: seconds of idleness before it leaves (0: never), and whom it answers."""
 
-    idle_exit_s: float = 600.0
+    idle_exit_s: float = 0.0
     clients: tuple[str, ...] = ()
 
 
@@ -189,6 +189,10 @@ def _is_absent(path: Path, error: OSError) -> bool:
 
 def _read(file: Path, report: _Report, *, optional: bool) -> dict[str, Any] | None:
     try:
+        mode = file.stat().st_mode
+        if stat.S_ISFIFO(mode) or stat.S_ISSOCK(mode):  # whoever reads one may wait for ever
+            report.error(file, "cannot be read: it is a pipe or a socket, and no file")
+            return None
         return tomllib.loads(file.read_bytes().decode("utf-8"))
     except OSError as error:
         if not (optional and _is_absent(file, error)):

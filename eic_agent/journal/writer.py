@@ -48,7 +48,13 @@ class Journal:
     """
 
     def __init__(
-        self, output: Output, lines: StderrOutput, level: str, clock: Callable[[], float]
+        self,
+        output: Output,
+        lines: StderrOutput,
+        level: str,
+        clock: Callable[[], float],
+        *,
+        believed: bool,
     ) -> None:
         self._output = output
         self._lines = lines
@@ -57,6 +63,7 @@ class Journal:
         self._lock = threading.Lock()
         self._repeats: dict[Reason, _Repeats] = {}
         self._lost = self._lost_reported = 0
+        self._believed = believed
         self._kept = Kept(output)
         self._refusals = Refusals(clock)
 
@@ -85,7 +92,7 @@ class Journal:
         Waits for journald as long as `within_s` says. An entry that it does not take by then is
         kept and written late, unless it is `required` first: only what journald has then counts.
         """
-        if required and self.on_stderr:
+        if required and (self.on_stderr or not self._believed):
             return False
         fields = decision.entry()
         try:
@@ -237,11 +244,15 @@ def open_journal(
     socket_path: Path = JOURNALD_SOCKET,
     stderr: TextIO | None = None,
     clock: Callable[[], float] = time.monotonic,
+    believed: bool = True,
 ) -> Journal:
-    """Make a Journal that writes to journald where its socket is there now, else to stderr."""
+    """Make a Journal that writes to journald where its socket is there now, else to stderr.
+
+    An entry that no reader believes, for the user it comes from, is none where one is required.
+    """
     lines = StderrOutput(stderr or sys.stderr)
     output = JournaldOutput(socket_path) if _is_socket(socket_path) else lines
-    return Journal(output, lines, level, clock)
+    return Journal(output, lines, level, clock, believed=believed)
 
 
 def _is_socket(path: Path) -> bool:

@@ -128,6 +128,13 @@ class Authorizer:
         self._count(answer, time.monotonic() - begun)
         return answer
 
+    def prepare(self, deadline: Deadline) -> float:
+        """Do ahead what a lookup needs besides the keys; give the seconds until that is due again.
+
+        Raises UntrustedMaterial, MetadataUnavailable or ConfigError.
+        """
+        return self.signers.prove_ahead(self._check_identity(deadline, untraced), deadline)
+
     def record(self, question: Question, answer: Answer, deadline: Deadline) -> Answer:
         """Tell the journal (step 9), which may take until the deadline; give what sshd may have."""
         recorded = self._recorder.record(question, answer, deadline)

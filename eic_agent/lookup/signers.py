@@ -26,7 +26,7 @@ from eic_agent.lookup.identity import (
     establish,
     region_of_zone,
 )
-from eic_agent.lookup.trace import Trace
+from eic_agent.lookup.trace import Trace, untraced
 from eic_agent.lookup.trust import (
     RevokedCertificate,
     SignerPath,
@@ -40,6 +40,10 @@ from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0
+# How long a key stays pushed, in seconds: so long what the signer before has signed is in use.
+_PUSHED_FOR_S = 60.0
+# Of the time that a signer holds, the part after which it is proved anew; the least in seconds.
+_RENEWED_AFTER, _LEAST_PAUSE_S = 0.8, 10.0
 
 # Metadata's word for the partition must not be enough to trust more authorities than Amazon's.
 _ADVICE = (
@@ -83,7 +87,7 @@ class Signers:
         self._identity: InstanceIdentity | None = None
         # The newest signer and the one before it, by the hash of their certificates.
         self._cache: TTLCache[bytes, TrustedSigner] = TTLCache(2, rules.max_cache_s, timer)
-        self._refetched = float("-inf")
+        self._refetched = self._renew_at = float("-inf")
         self.fetches = 0
 
     def get(self, instance_id: str, deadline: Deadline, trace: Trace) -> tuple[TrustedSigner, ...]:
@@ -124,6 +128,17 @@ class Signers:
             signer = self._flights.get(wanted, deadline.remaining())
         return None if signer.public_key == doubted.public_key else signer
 
+    def prove_ahead(self, instance_id: str, deadline: Deadline) -> float:
+        """Have a signer proved before anybody asks; give the seconds after which to call again.
+
+        One that holds is proved anew once four fifths of its time are over, and stays in force
+        until its successor is proved. Raises as `get` does.
+        """
+        signer = self.cached()
+        if signer is None or self._timer() >= self._renew_at:
+            self._flights.get(_Wanted(instance_id, untraced, signer), deadline.remaining())
+        return max(self._renew_at - self._timer(), _LEAST_PAUSE_S)
+
     def cached(self) -> TrustedSigner | None:
         """Give the newest signer that holds, by the clock and by the time since it was proved."""
         return next(iter(self._held()), None)
@@ -150,11 +165,17 @@ class Signers:
                 raise
             raise UntrustedMaterial(error.reason, self._clock.noted(error.detail)) from None
         name = hashlib.sha256(signer.path[0].public_bytes(Encoding.DER)).digest()
+        now = self._clock.now()
         with self._lock:
             self.fetches += 1
             self._identity = identity
             self._cache.pop(name, None)
+            for before, old in [*self._cache.items()]:
+                until = min(old.valid_until, now + _PUSHED_FOR_S)
+                self._cache[before] = replace(old, valid_until=until)
             self._cache[name] = signer
+            holds_s = signer.valid_until - now
+            self._renew_at = self._timer() + _RENEWED_AFTER * holds_s
         return signer
 
     def _drop(self, certificate: x509.Certificate) -> None:

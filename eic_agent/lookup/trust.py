@@ -34,7 +34,7 @@ class TrustRules:
 
     anchors: str = "auto"
     revocation: str = "require"
-    max_cache_s: float = 300.0
+    max_cache_s: float = 3600.0
 
 
 @dataclass(frozen=True, slots=True)

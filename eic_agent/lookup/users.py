@@ -32,6 +32,7 @@ _QUIET = (
     (os.POSIX_SPAWN_OPEN, 2, os.devnull, os.O_WRONLY, 0),
 )
 _MOST_BYTES = 16 << 20
+_MOST_HANGING = 1000  # questions that are remembered
 # Processes at a time. A user is asked about once at a time, so that many of them who hang are as
 # many different users; each process takes 3 MiB.
 _AT_ONCE = 16
@@ -62,9 +63,16 @@ class UserDatabase:
     """
 
     def __init__(self, at_once: int = _AT_ONCE) -> None:
-        """`at_once` is how many questions are asked at a time; the others wait for their turn."""
+        """`at_once` is how many questions are asked at a time; the others wait for their turn.
+
+        Of these, a quarter is for questions that had no answer when they were asked before: users
+        for whom the database hangs, whom any stranger may name, leave the rest to the others.
+        """
         self._turns = threading.Semaphore(at_once)
-        self._left_behind: list[int] = []  # process ids; each keeps its turn
+        self._turns_of_hanging = threading.Semaphore(max(1, at_once // 4))
+        self._hanging: set[tuple[str, ...]] = set()
+        # Processes that did not end, each with the turns that it keeps.
+        self._left_behind: list[tuple[int, list[threading.Semaphore]]] = []
 
     def account(self, user: str, deadline: Deadline) -> Account | None:
         """Give a user's id and groups; None for a user who does not exist."""
@@ -94,40 +102,59 @@ class UserDatabase:
         return {name: int(id_) if id_ else None for name, id_ in zip(names, ids, strict=True)}
 
     def _ask(self, verb: str, names: Sequence[str], deadline: Deadline) -> list[str]:
-        about = f"the user database, asked for {verb} {' '.join(names)}".rstrip()
+        question = (verb, *names)
+        about = f"the user database, asked for {' '.join(question)}"
         self._bury()
-        if not self._turns.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX)):
-            raise UsersUnavailable(f"{about}, is busy with other questions that it does not answer")
-        pid = None
-        try:
-            reading, writing = os.pipe()
+        turns = [self._turns]
+        if question in self._hanging:
+            turns.insert(0, self._turns_of_hanging)
+        with contextlib.ExitStack() as taken:
+            for turn in turns:
+                if not turn.acquire(timeout=min(deadline.remaining(), threading.TIMEOUT_MAX)):
+                    raise UsersUnavailable(f"{about}, is busy with what it does not answer")
+                taken.callback(turn.release)
             try:
-                pid = _start(verb, names, deadline.remaining(), writing)
-            finally:
-                os.close(writing)
-            try:
-                answer = _read(reading, deadline)
-            finally:
-                os.close(reading)
-        except OSError as error:
-            raise UsersUnavailable(f"{about}, could not be asked: {error.strerror}") from None
-        finally:
-            if pid is None or _end(pid):
-                self._turns.release()
-            else:
-                self._left_behind.append(pid)
+                answer, pid = _answer(verb, names, deadline)
+            except OSError as error:
+                raise UsersUnavailable(f"{about}, could not be asked: {error.strerror}") from None
+            if not _end(pid):
+                taken.pop_all()
+                self._left_behind.append((pid, turns))
         count, *fields = answer.split("\0")[:-1] or ("",)
         if count != str(len(fields)):
+            if len(self._hanging) >= _MOST_HANGING:
+                self._hanging.clear()
+            self._hanging.add(question)
             raise UsersUnavailable(f"{about}, gave no answer in time")
+        self._hanging.discard(question)
         return fields
 
     def _bury(self) -> None:
         """Give back the turns of processes that have ended at last."""
-        for pid in self._left_behind.copy():
+        for left in self._left_behind.copy():
+            pid, turns = left
             if _end(pid, pauses_s=(0.0,)):
                 with contextlib.suppress(ValueError):  # another thread was faster
-                    self._left_behind.remove(pid)
-                    self._turns.release()
+                    self._left_behind.remove(left)
+                    for turn in turns:
+                        turn.release()
+
+
+def _answer(verb: str, names: Sequence[str], deadline: Deadline) -> tuple[str, int]:
+    """Start the process; give what it has written by the deadline, and its id."""
+    reading, writing = os.pipe()
+    try:
+        try:
+            pid = _start(verb, names, deadline.remaining(), writing)
+        finally:
+            os.close(writing)
+        try:
+            return _read(reading, deadline), pid
+        except OSError:
+            _end(pid)
+            raise
+    finally:
+        os.close(reading)
 
 
 def _start(verb: str, names: Sequence[str], seconds: float, output: int) -> int:

@@ -6,6 +6,7 @@ asked and what came back. What a document says is not believed here, only bounde
 
 import base64
 import binascii
+import math
 import random
 import re
 import threading
@@ -160,18 +161,22 @@ class MetadataClient:
         an answer that was cut off: what came is thrown away, and packets are lost there as well.
         """
         with self._outage.attempt(deadline):
+            problems: list[str] = []
             for pause_s in self._pauses():
                 try:
                     return self._get_once(path, cap, deadline)
-                except MetadataUnreachable:
+                except MetadataUnreachable as error:
+                    problems.append(str(error))
                     if deadline.remaining() <= pause_s:
-                        raise
+                        break
                 time.sleep(pause_s)
-            return self._get_once(path, cap, deadline)
+            raise MetadataUnreachable(_summed_up(problems))
 
     def _pauses(self) -> Iterator[float]:
+        """Give the pause after each attempt; the one after the last is longer than any deadline."""
         for pause_s in _PAUSES_S:
             yield pause_s * (0.5 + self._jitter())
+        yield math.inf
 
     def _get_once(self, path: str, cap: int, deadline: Deadline) -> bytes | None:
         """Ask once; a token that is refused (401) is renewed, once."""
@@ -203,6 +208,14 @@ class MetadataClient:
     def _count(self) -> None:
         with self._lock:
             self._requests_sent += 1
+
+
+def _summed_up(problems: list[str]) -> str:
+    first, last = problems[0], problems[-1]
+    if len(problems) == 1:
+        return first
+    also = f"; the last: {last}" if last != first else ""
+    return f"{first} ({len(problems)} attempts{also})"
 
 
 def _existing(body: bytes | None, path: str) -> bytes:

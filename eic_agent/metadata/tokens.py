@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable
 from concurrent import futures
 
-from eic_agent.errors import MetadataUnavailable
+from eic_agent.errors import MetadataUnreachable
 from eic_agent.metadata.deadline import Deadline
 
 TOKEN_PATH = "/latest/api/token"  # noqa: S105 - where tokens are made
@@ -38,7 +38,7 @@ class Tokens:
                 threading.Thread(target=self._renew, args=(coming,), daemon=True).start()
                 self._coming = coming
         if not futures.wait([coming], deadline.remaining()).done:
-            raise MetadataUnavailable(f"PUT {TOKEN_PATH}: no token before the deadline")
+            raise MetadataUnreachable(f"PUT {TOKEN_PATH}: no token before the deadline")
         return coming.result()
 
     def drop(self, token: str) -> None:

@@ -13,6 +13,7 @@ from eic_agent.lookup.callers import why_never
 from eic_agent.lookup.policy import Refusal, Subject, check_caller, check_user, deciding_rule
 from eic_agent.lookup.users import UserDatabase
 from eic_agent.metadata.deadline import Deadline
+from eic_agent.reports import reach
 
 AGENT_USER = "eic-agent"
 _USERS_S = 5.0  # for the user database
@@ -75,6 +76,7 @@ def check(
     # Nobody here chose what is in the system's store, where some are always skipped.
     skipped = () if loaded.config.trust.anchors == "system" else anchors.skipped
     found.problems += [*loaded.warnings, *skipped, *review.remarks(loaded)]
+    found.problems += reach.remarks(loaded.config.imds.endpoint)
     deadline = Deadline.after(_USERS_S)
     try:
         found.problems += review.account_remarks(loaded, users, deadline)

@@ -51,3 +51,5 @@ class Handlers:
     start_s: float = 30.0  # most that a lookup may take which met the agent's start
     close: Callable[[], None] = lambda: None  # lets go of what they hold, once none is answered
     invalid: str = ""  # what is wrong with the configuration, if these can but say so
+    # Called in a thread of its own while nobody asks; gives the seconds until it is due again.
+    upkeep: Callable[[], float] | None = None

@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import errno
 import functools
+import gc
 import json
 import math
 import selectors
@@ -36,10 +37,13 @@ from eic_agent.resident.listener import Listener
 from eic_agent.resident.notify import Notifier
 from eic_agent.resident.peers import Peers
 from eic_agent.resident.pool import Asked, Outcome, Pool
+from eic_agent.resident.pressure import Pressure
+from eic_agent.resident.upkeep import Timer
 
 _ACCEPT_AT_ONCE = 64  # connections accepted before requests are looked at again
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 _REPORT_EVERY_S = 10.0
+_PRESSED_AGAIN_S = 60.0  # pressure after this long is another one
 _MEND_EVERY_S = 1.0
 
 
@@ -58,6 +62,7 @@ class Service:
         notifier: Notifier,
         limits: Limits = DEFAULT_LIMITS,
         hand_over: Callable[[], Iterable[tuple[int, float]]] = tuple,
+        pressure: Pressure | None = None,
     ) -> None:
         """`load` reads the configuration again, be it valid or not.
 
@@ -71,12 +76,15 @@ class Service:
         self._notifier = notifier
         self._limits = limits
         self._hand_over_accepted = hand_over
+        self._pressure = pressure
+        self._pressed_at = -math.inf
         self._counters = Counters()
         self._selector = selectors.DefaultSelector()
         self._held: set[Connection] = set()
         self._reading: dict[Connection, None] = {}  # in order of arrival
         self._woken, self._wake = socket.socketpair()
         self._pool = Pool(self._respond, limits.threads, self._wake)
+        self._upkeep = Timer(self._wake)
         self._refusals = _Seldom()
         self._peers = Peers()
         self._retired: list[tuple[float, Callable[[], None]]] = []  # in order of when
@@ -94,9 +102,13 @@ class Service:
             signal.signal(number, _ignore)  # what counts is the byte that it puts into the pipe
         signal.set_wakeup_fd(self._wake.fileno(), warn_on_full_buffer=False)
         try:
+            if self._pressure is not None:
+                pressed = functools.partial(self._on_pressure, self._pressure)
+                self._selector.register(self._pressure, selectors.EVENT_READ, pressed)
             if self._handlers.invalid:
                 self._report_invalid()
             self._take_over()
+            self._upkeep.take(self._handlers.upkeep)
             self._notifier.ready()
             while not self._is_over():
                 self._turn()
@@ -116,6 +128,8 @@ class Service:
             self._alive_at = now + self._notifier.alive_every_s
             if not self._is_stuck(now):
                 self._notifier.alive()
+        if now >= self._upkeep_at():
+            self._upkeep.run()
         while self._retired and now >= self._retired[0][0]:
             self._retired.pop(0)[1]()
         if self._leave_at is None and now >= self._idle_at():
@@ -123,7 +137,7 @@ class Service:
             self._stop()
 
     def _patience_s(self) -> float | None:
-        moments = [self._idle_at()]
+        moments = [self._idle_at(), self._upkeep_at()]
         if self._reading:
             moments.append(self._oldest_reading() + self._limits.request_s)
         if self._notifier.alive_every_s is not None:
@@ -143,6 +157,10 @@ class Service:
     def _idle_at(self) -> float:
         waits = self._held or self._leave_at is not None or not self._handlers.idle_exit_s
         return math.inf if waits else self._idle_since + self._handlers.idle_exit_s
+
+    def _upkeep_at(self) -> float:
+        """Lookups come first: what they fetch need not be fetched again."""
+        return math.inf if self._held or self._leave_at is not None else self._upkeep.due_at
 
     def _is_stuck(self, now: float) -> bool:
         return any(now > connection.ends + self._limits.stuck_s for connection in self._held)
@@ -313,6 +331,7 @@ class Service:
     def _take(self, handlers: Handlers) -> None:
         """Let these answer from now on, valid or not: what the files say is what holds."""
         before, self._handlers = self._handlers, handlers
+        self._upkeep.take(handlers.upkeep)
         # What is being answered by the former handlers has ended by then.
         ends = time.monotonic() + before.deadline_s + self._limits.stuck_s
         self._retired.append((ends, before.close))
@@ -335,6 +354,19 @@ class Service:
         if handlers.invalid != self._handlers.invalid:
             self._take(handlers)
 
+    def _on_pressure(self, pressure: Pressure) -> None:
+        """Give back what is not needed; the second time within a while, all of it.
+
+        The socket stays, and the next lookup starts the agent again.
+        """
+        pressure.take()
+        now = time.monotonic()
+        pressed_before, self._pressed_at = self._pressed_at, now
+        gc.collect()
+        if now - pressed_before < _PRESSED_AGAIN_S and self._leave_at is None:
+            self._journal.info("memory is short: leaving until the next lookup")
+            self._stop()
+
     def _stop(self) -> None:
         """Accept nothing more but what has connected already, and let answers finish."""
         if self._leave_at is not None:
@@ -353,6 +385,8 @@ class Service:
         for close in (*(close for _, close in self._retired), self._handlers.close):
             close()
         self._selector.close()
+        if self._pressure is not None:
+            self._pressure.close()
         self._woken.close()
         self._wake.close()
 

@@ -111,13 +111,16 @@ class Site:
         }
 
     def run(
-        self, command: Sequence[str | Path], environment: Mapping[str, str] | None = None
+        self,
+        command: Sequence[str | Path],
+        environment: Mapping[str, str] | None = None,
+        cwd: Path = REPOSITORY,
     ) -> Outcome:
         """Run a client; it is well where it ends with 0."""
         result = subprocess.run(
             command,
             env=environment or self.environment(),
-            cwd=REPOSITORY,
+            cwd=cwd,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

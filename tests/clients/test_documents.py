@@ -99,19 +99,8 @@ def test_the_commands_for_each_client_print_what_the_document_shows(site: Site, 
     environment["ANSIBLE_SSH_CONTROL_PATH_DIR"] = "/tmp"
     count = 0
     for step in steps(CLIENTS_DOC):
-        result = subprocess.run(
-            ["bash", "-c", step.command],
-            cwd=desk,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-            timeout=TIMEOUT_S,
-        )
-        shown = "\n".join(step.shown)
-        assert as_shown(shown, result.stdout), f"{step.command}\n{result.stdout}"
+        written = site.run(["bash", "-c", step.command], environment, desk).said
+        assert as_shown("\n".join(step.shown), written), f"{step.command}\n{written}"
         count += 1
     assert count > 15
 

@@ -79,7 +79,7 @@ def test_defaults_are_those_of_the_contract() -> None:
     assert Config() == Config(
         imds=ImdsConfig("auto", 1.0, 4.0),
         identity=IdentityConfig(Path("/sys")),
-        trust=TrustRules("auto", "require", 300.0),
+        trust=TrustRules("auto", "require", 3600.0),
         policy=Policy(
             KeyRules(
                 max_lifetime_s=60,
@@ -100,7 +100,7 @@ def test_defaults_are_those_of_the_contract() -> None:
             UserRules((), (), (), ()),
             (),
         ),
-        agent=AgentConfig(600.0, ()),
+        agent=AgentConfig(0.0, ()),
         log=LogConfig("info"),
     )
 
@@ -306,6 +306,13 @@ def test_what_cannot_be_read_is_an_error_that_names_it(files: Files, tmp_path: P
         f"{files.directory}: cannot be read: Not a directory",
         f"{files.path}: cannot be read: Is a directory",
     ]
+
+
+def test_a_pipe_is_not_waited_for(files: Files) -> None:
+    files.main("").drop_in("a.toml", "").directory.joinpath("a.toml").unlink()
+    os.mkfifo(files.directory / "a.toml")
+    (error,) = files.errors
+    assert error.endswith("a.toml: cannot be read: it is a pipe or a socket, and no file")
 
 
 def test_an_empty_device_is_an_empty_file() -> None:

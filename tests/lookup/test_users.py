@@ -82,7 +82,7 @@ def test_without_a_turn_there_is_no_answer_and_a_turn_comes_back() -> None:
         database.account("root", Deadline.after(0))
     assert database.account("root", soon()) is not None
     assert database._turns.acquire(blocking=False)
-    with pytest.raises(UsersUnavailable, match="busy with other questions"):
+    with pytest.raises(UsersUnavailable, match="busy with what it does not answer"):
         database.account("root", Deadline.after(0.01))
 
 
@@ -121,6 +121,36 @@ def test_a_process_that_even_the_kernel_cannot_end_keeps_its_turn_until_it_does(
         database.account("root", Deadline.after(0.01))
     monkeypatch.undo()
     assert database.account("root", soon()) is not None
+
+
+def test_who_hangs_again_and_again_leaves_turns_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    program = "import sys, time\nif 'stuck' in sys.argv[-1]: time.sleep(1000)\nprint(end='0\\0')"
+    monkeypatch.setattr(users, "_PROGRAM", program)
+    database = UserDatabase(at_once=4)
+
+    def hang(seconds: float) -> list[threading.Thread]:
+        def ask(name: str) -> None:
+            with pytest.raises(UsersUnavailable):
+                database.account(name, Deadline.after(seconds))
+
+        threads = [threading.Thread(target=ask, args=(f"stuck{n}",)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        return threads
+
+    for thread in hang(0.5):
+        thread.join(60)
+    again = hang(5)
+    for _ in range(3):
+        assert database.account("alice", soon()) is None
+        assert all(thread.is_alive() for thread in again)
+    for thread in again:
+        thread.join(60)
+    monkeypatch.setattr(users, "_PROGRAM", "print(end='0\\0')")
+    assert database.account("stuck0", soon()) is None
+    assert ("account", "stuck0") not in database._hanging
 
 
 def test_many_threads_get_each_their_answer() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from eic_sandbox.simulator.simulator import ACTIVE_KEYS
 from tests.machine.instance import CONFIG_DIRECTORY, Instance
 from tests.machine.machine import Machine, until
 
@@ -22,6 +23,11 @@ def main_pid(machine: Machine) -> str:
     return show(machine, SERVICE, "MainPID")
 
 
+def signer(machine: Machine) -> object:
+    status = machine.run("eic-agent", "status", "--json", check=False).stdout
+    return status and json.loads(status)["signer"]
+
+
 def override(machine: Machine, *lines: str) -> None:
     """Change the service until the next boot, and stop it so that this counts."""
     machine.write(f"/run/systemd/system/{SERVICE}.d/50-test.conf", "\n".join(lines) + "\n")
@@ -34,9 +40,24 @@ def override_no_more(machine: Machine) -> None:
     machine.run("systemctl", "daemon-reload")
 
 
-def test_the_agent_starts_with_the_first_lookup_and_not_before(instance: Instance) -> None:
+def test_the_agent_starts_with_the_machine_and_asks_before_anybody_does(
+    instance: Instance,
+) -> None:
     machine = instance.machine
     assert show(machine, SOCKET, "ActiveState") == "active"
+    assert show(machine, SERVICE, "ActiveState") == "active"
+    first = main_pid(machine)
+    # The metadata service comes after the boot here, so the agent has tried in vain.
+    until(lambda: signer(machine), "the signer that nobody has asked for")
+    instance.metadata.reset_counters()
+    assert instance.push_and_log_in().returncode == 0
+    assert instance.metadata.requests == {f"{ACTIVE_KEYS}alice/": 2}
+    assert main_pid(machine) == first
+
+
+def test_the_first_lookup_starts_an_agent_that_is_gone(instance: Instance) -> None:
+    machine = instance.machine
+    machine.run("systemctl", "stop", SERVICE)
     assert show(machine, SERVICE, "ActiveState") == "inactive"
     assert instance.push_and_log_in().returncode == 0
     assert show(machine, SERVICE, "ActiveState") == "active"
@@ -48,6 +69,7 @@ def test_the_agent_starts_with_the_first_lookup_and_not_before(instance: Instanc
 def test_the_agent_leaves_when_idle_and_comes_back(instance: Instance) -> None:
     machine = instance.machine
     instance.configure("60-idle.toml", agent={"idle_exit_s": 0.5})
+    machine.run("systemctl", "reload", SERVICE)
     assert instance.push_and_log_in().returncode == 0
     until(lambda: show(machine, SERVICE, "ActiveState") == "inactive", "the idle exit")
     assert show(machine, SERVICE, "Result") == "success"
@@ -67,6 +89,21 @@ def test_a_reload_takes_up_the_configuration(instance: Instance) -> None:
 
     assert instance.push_and_log_in("bob").returncode == 0
     assert main_pid(machine) == agent
+
+
+def test_an_endpoint_that_the_unit_keeps_from_the_service_is_told_with_what_to_do(
+    instance: Instance,
+) -> None:
+    machine = instance.machine
+    assert "IPAddressAllow" not in machine.run("eic-agent", "config", "check").stderr
+    instance.configure("60-elsewhere.toml", imds={"endpoint": "http://192.0.2.1"})
+    said = machine.run("eic-agent", "config", "check").stderr
+    assert "`IPAddressAllow=192.0.2.1`" in said
+    override(machine, "[Service]", "IPAddressAllow=192.0.2.1")
+    try:
+        assert "IPAddressAllow" not in machine.run("eic-agent", "config", "check").stderr
+    finally:
+        override_no_more(machine)
 
 
 def invalid_by_value(machine: Machine) -> None:

@@ -1,6 +1,7 @@
 """What is asked again, and how often; one packet lost or one 503 is no outage."""
 
 import errno
+from collections.abc import Iterator
 
 import pytest
 
@@ -144,3 +145,35 @@ def test_a_connection_that_died_silently_costs_its_fellows_too(
     assert client.region(Deadline.after(PLENTY_S)) == "us-east-1"
     assert service._adapter.pool is not pool
     assert pool.pool is None, "not closed"
+
+
+def test_it_says_what_went_wrong_first_and_how_often_it_asked(
+    sim: MetadataSimulator, client: MetadataClient
+) -> None:
+    client.domain(plenty())
+    dice = iter(range(ATTEMPTS))
+
+    def differently(answer: faults.Answer, wait: faults.Wait) -> Iterator[bytes]:
+        answer.status = 503 if next(dice) == 0 else 429
+        yield answer.raw()
+
+    sim.faults[REGION] = differently
+    told = rf"answered 503 \({ATTEMPTS} attempts; the last: GET .*answered 429\)"
+    with pytest.raises(MetadataUnreachable, match=told):
+        client.region(plenty())
+
+
+@pytest.mark.parametrize("path", [TOKEN_PATH, REGION])
+def test_silence_to_the_deadline_begins_an_outage_for_those_who_come_after(
+    path: str, sim: MetadataSimulator, url: str, make: MakeClient
+) -> None:
+    client = make(url, timeout_s=0.4)
+    if path == REGION:
+        client.domain(plenty())
+    sim.faults[path] = faults.silence()
+    with pytest.raises(MetadataUnreachable, match=r"out of time after 0.4 s"):
+        client.region(Deadline.after(1.0))
+    asked = sim.requests.total()
+    with pytest.raises(MetadataUnavailable, match="not asked again yet"):
+        client.region(Deadline.after(1.0))
+    assert sim.requests.total() == asked

@@ -21,6 +21,8 @@ INSTALLED = {
     "etc/eic-agent/config.toml",
     "usr/bin/eic-agent",
     "usr/lib/systemd/catalog/eic-agent.catalog",
+    "usr/lib/systemd/system/eic-agent-standby.service",
+    "usr/lib/systemd/system/eic-agent-standby.socket",
     "usr/lib/systemd/system/eic-agent.service",
     "usr/lib/systemd/system/eic-agent.socket",
     "usr/lib/sysusers.d/eic-agent.conf",

@@ -131,6 +131,15 @@ def test_the_packer_template_installs_the_file_that_it_copies() -> None:
     assert set(re.findall(r"/tmp/[\w.-]+", str(shell))) == set(copied)
 
 
+def test_the_agent_takes_the_line_for_images_of_china(tmp_path: Path) -> None:
+    (tmp_path / "config.d").mkdir()
+    script = _block("Baking it into an AMI with Packer", "sh").replace("sudo ", "")
+    subprocess.run(
+        ["bash", "-euc", script.replace("/etc/eic-agent", str(tmp_path))], check=True, cwd=tmp_path
+    )
+    assert config.load(tmp_path / "config.toml").config.trust.anchors == "system"
+
+
 @pytest.mark.parametrize(
     "content",
     [

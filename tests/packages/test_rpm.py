@@ -30,6 +30,8 @@ INSTALLED = {
     "/usr/bin/eic-agent": 0o755,
     "/usr/lib/systemd/catalog/eic-agent.catalog": 0o644,
     "/usr/lib/systemd/system-preset/90-eic-agent.preset": 0o644,
+    "/usr/lib/systemd/system/eic-agent-standby.service": 0o644,
+    "/usr/lib/systemd/system/eic-agent-standby.socket": 0o644,
     "/usr/lib/systemd/system/eic-agent.service": 0o644,
     "/usr/lib/systemd/system/eic-agent.socket": 0o644,
     "/usr/lib/sysusers.d/eic-agent.conf": 0o644,
@@ -101,9 +103,9 @@ def test_it_requires_the_python_that_it_is_compiled_for(rpm: Path) -> None:
 
 def test_it_replaces_the_package_that_it_stands_in_for(rpm: Path) -> None:
     assert "ec2-instance-connect" in _query(rpm, "[%{conflicts}\n]").splitlines()
-    assert "ec2-instance-connect < 2" in _query(rpm, "[%{obsoletenevrs}\n]").splitlines()
+    assert "ec2-instance-connect < 3" in _query(rpm, "[%{obsoletenevrs}\n]").splitlines()
     provides = _query(rpm, "[%{providenevrs}\n]").splitlines()
-    assert "ec2-instance-connect = 2" in provides
+    assert "ec2-instance-connect = 3" in provides
     assert not [name for name in provides if ".so" in name]
 
 
@@ -235,18 +237,19 @@ def script(rpms: dict[str, Path], tmp_path: Path) -> Callable[..., list[str]]:
 
 
 @pytest.mark.parametrize("status", [0, 1])
-def test_the_first_installation_enables_the_socket_and_then_wires_sshd(
+def test_the_first_installation_enables_the_units_and_then_wires_sshd(
     script: Callable[..., list[str]], status: int
 ) -> None:
     """Also where every step fails, the installation does not."""
-    assert "systemctl --no-reload preset eic-agent.socket" in script("postin", 1, status)
+    preset = "systemctl --no-reload preset eic-agent.socket eic-agent.service"
+    assert preset in script("postin", 1, status)
     assert script("posttrans", 1, status) == ["eic-agent sshd enable --unless-disabled"]
 
 
 def test_an_upgrade_leaves_to_the_administrator_what_is_enabled(
     script: Callable[..., list[str]],
 ) -> None:
-    assert not [call for call in script("postin", 2) if re.search("preset|enable|start ", call)]
+    assert not [call for call in script("postin", 2) if re.search(r"preset|enable|\bstart ", call)]
     assert script("preun", 1) == []
     assert script("postun", 1) == []
 

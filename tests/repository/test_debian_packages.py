@@ -25,7 +25,7 @@ def asked_for(path: Path) -> Iterator[str]:
         if name in ("program", "find_program"):
             yield from install.value.split()
         elif name == "lacking" and install.value.startswith(APT):
-            yield from install.value.removeprefix(APT).split()
+            yield from install.value.removeprefix(APT).partition(",")[0].split()
 
 
 def test_what_tests_ask_for_is_listed() -> None:

@@ -55,7 +55,7 @@ WITHIN = {
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
-        {"notify", "listener", "connection"},
+        {"notify", "listener", "connection", "pressure", "upkeep"},
         {"limits", "peers"},
         {"pool"},
         {"service"},
@@ -73,8 +73,8 @@ WITHIN = {
         {"wiring"},
     ),
     "reports": (
-        {"explain", "status", "config_check", "evidence", "cloudtrail", "table", "processes"},
-        {"journalctl", "rows"},
+        {"explain", "status", "reach", "evidence", "cloudtrail", "table", "processes"},
+        {"config_check", "journalctl", "rows"},
         {"logins"},
         {"audit", "whoami"},
     ),

@@ -70,7 +70,7 @@ class Agent:
     def wait_until_ready(self) -> "Agent":
         def answers() -> bool:
             assert self.process.poll() is None, self.errors()
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # slow to start
                 return self.ask("ready")[0] == b"A"
             return False
 

@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import functools
 import json
 import os
 import sys
@@ -16,6 +17,7 @@ from eic_agent.resident.connection import Reply, Request
 from eic_agent.resident.limits import Counters, Handlers, Limits
 from eic_agent.resident.listener import Listener, NoSocket
 from eic_agent.resident.notify import Notifier
+from eic_agent.resident.pressure import Pressure
 from eic_agent.resident.service import Service
 
 
@@ -58,6 +60,7 @@ def main(config: Path, path: Path | None) -> int:
             frozenset(values.get("clients", ())),
             values.get("deadline_s", 4.0),
             values.get("idle_exit_s", 0),
+            close=functools.partial(os.close, os.open(os.devnull, os.O_RDONLY)),
         )
 
     values = json.loads(config.read_text())
@@ -70,7 +73,8 @@ def main(config: Path, path: Path | None) -> int:
     except NoSocket as error:
         sys.stderr.write(f"{error}\n")
         return 1
-    Service(listener, load, load(), journal, Notifier(os.environ), limits).run()
+    notifier, pressure = Notifier(os.environ), Pressure.told(os.environ)
+    Service(listener, load, load(), journal, notifier, limits, pressure=pressure).run()
     journal.close()
     return 0
 

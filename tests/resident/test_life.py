@@ -344,3 +344,14 @@ def empty(manager: Manager) -> None:
     with contextlib.suppress(TimeoutError):
         while True:
             manager.next(skip="")
+
+
+def test_reloads_leave_no_descriptor_behind(start: StartAgent) -> None:
+    config = {"deadline_s": 0.2, "limits": {"stuck_s": 0.2}}
+    agent = start(**config)
+    before = agent.descriptors()
+    for number in range(1, 11):
+        agent.signal(signal.SIGHUP)
+        wait_until(lambda: agent.status()["reloads"] >= number, "the reload")  # noqa: B023 - at once
+    wait_until(lambda: agent.descriptors() <= before, "descriptors are given back")
+    assert agent.ask("echo")[0] == b"A"
