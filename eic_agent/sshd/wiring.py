@@ -160,6 +160,8 @@ def _disable(found: Survey, without: Tree, *, by_admin: bool) -> Outcome:
     except BaseException:
         changes.undo()
         raise
+    with contextlib.suppress(OSError):  # a package's own directory is not empty
+        paths.enabled.parent.rmdir()
     if remove_folder:
         with contextlib.suppress(OSError):  # others use it by now
             paths.drop_in.parent.rmdir()

@@ -115,11 +115,12 @@ def test_a_stranger_is_told_nothing_that_he_cannot_see_and_holds_nobody_up(wired
 
     hold = "flock --exclusive /etc/ssh sleep 1000 & exec flock --exclusive /run sleep 1000"
     wired.machine.run("systemd-run", "--uid=alice", "--unit=hold", "sh", "-c", hold)
-    until(lambda: "FLOCK" in wired.machine.sh("cat /proc/locks"), "the stranger's locks")
+    sleeping = "pgrep -c -u alice sleep || true"  # each when it has its lock
+    until(lambda: wired.machine.sh(sleeping) == "2\n", "the stranger's locks")
     passwd = "exec -a 'sshd: sshd -o AuthorizedKeysCommand=/x [listener] 0 of 10-100 startups' su"
     script = f'script -qc "bash -c \\"{passwd}\\"" /dev/null'
     wired.machine.run("systemd-run", "--uid=alice", "--unit=pose", "sh", "-c", script)
-    until(lambda: "AuthorizedKeysCommand=/x" in wired.machine.sh("ps ax"), "the stranger's title")
+    until(lambda: "Command=/x" in wired.machine.sh("ps -u root -o args="), "the stranger's title")
     assert wired.call("disable", by_admin=False)["ok"]
     assert wired.call("enable")["ok"]
     wired.machine.run("systemctl", "stop", "hold", "pose")

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -676,6 +677,14 @@ def test_what_could_not_be_enabled_at_first_was_not_disabled(machine: Machine) -
     machine.write("sshd_config.d/40-x.conf", "")
     machine.enable(unless_disabled=True)
     assert machine.effective()[0] == OURS
+
+
+def test_a_directory_made_for_the_mark_goes_with_it(machine: Machine) -> None:
+    shutil.rmtree(machine.root / "etc/eic-agent")
+    before = machine.files()
+    machine.enable()
+    machine.disable()
+    assert machine.files() == before
 
 
 def test_removal_by_a_package_leaves_no_mark(machine: Machine) -> None:
