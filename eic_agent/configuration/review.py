@@ -3,6 +3,7 @@
 Nothing here is an error: each line is a remark for whoever wrote the files.
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -77,14 +78,17 @@ def account_remarks(loaded: Loaded, users: UserDatabase, deadline: Deadline) -> 
 
 def _twins(list_: "_Users", known: Mapping[str, int]) -> Iterator[str]:
     """Name users whom a list does not mean, and who are the same user to the kernel."""
-    meant = {name for name, uid in known.items() if _means(list_, name, uid)}
-    for name in sorted(meant):
-        for other, uid in sorted(known.items()):
-            if uid == known[name] and other not in meant:
-                yield (
-                    f"{list_.place}: {list_.name} means {name!a} and not {other!a}, who has the "
-                    f'same user id and is let in as the same user; "{uid}" means both'
-                )
+    by_id: dict[int, list[str]] = {}
+    for name in sorted(known):
+        by_id.setdefault(known[name], []).append(name)
+    for uid, names in by_id.items():
+        meant = [name for name in names if len(names) > 1 and _means(list_, name, uid)]
+        others = [name for name in names if name not in meant]
+        for name, other in itertools.product(meant, others):
+            yield (
+                f"{list_.place}: {list_.name} means {name!a} and not {other!a}, who has the "
+                f'same user id and is let in as the same user; "{uid}" means both'
+            )
 
 
 def _means(list_: "_Users", name: str, uid: int) -> bool:

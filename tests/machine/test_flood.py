@@ -33,9 +33,9 @@ def flood(instance: Instance, user: str) -> Iterator[None]:
     unit = f"flood-{user}"
     run = ["systemd-run", "--quiet", f"--unit={unit}", f"--uid={user}", "--collect"]
     instance.machine.run(*run, "python3", "/srv/flood.py")
-    cgroup = f"/sys/fs/cgroup/system.slice/{unit}.service/pids.current"
+    tasks = ["systemctl", "show", "--value", "--property=TasksCurrent", f"{unit}.service"]
     try:
-        until(lambda: int(instance.machine.sh(f"cat {cgroup}")) >= 8, "eight processes")
+        until(lambda: instance.machine.run(*tasks).stdout.strip() == "8", "eight processes")
         yield
     finally:
         instance.machine.run("systemctl", "kill", "--signal=KILL", unit, check=False)
