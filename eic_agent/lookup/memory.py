@@ -42,6 +42,7 @@ class Memory:
         self._lock = threading.Lock()
         self._latest = float("-inf")
         self._boot_began = float("-inf")  # at the earliest, by what the signer has signed
+        self._forgotten = float("-inf")  # no block is remembered that expires earlier
         self._seen: dict[bytes, _Seen] = {}
 
     @property
@@ -59,7 +60,8 @@ class Memory:
             return max(wall, self._earliest(skew_s))
 
     def _earliest(self, skew_s: float) -> float:
-        return max(self._latest, self._boot_began + self._timer()) - skew_s
+        by_clocks = max(self._latest, self._boot_began + self._timer()) - skew_s
+        return max(by_clocks, self._forgotten)  # also where the skew is configured larger by now
 
     def meet(
         self, block: KeyBlock, user: str, now: float, max_lifetime_s: float, skew_s: float
@@ -101,4 +103,6 @@ class Memory:
     def _forget_expired(self, skew_s: float) -> None:
         """Drop the blocks that no time which will be believed makes good again."""
         earliest = self._earliest(skew_s)
-        self._seen = {digest: s for digest, s in self._seen.items() if s.expires > earliest}
+        kept = {digest: s for digest, s in self._seen.items() if s.expires > earliest}
+        if len(kept) < len(self._seen):
+            self._seen, self._forgotten = kept, earliest

@@ -40,6 +40,8 @@ from eic_agent.metadata.deadline import Deadline
 
 # How often, in seconds, signatures that fail may make us fetch the signer again.
 _REFETCH_INTERVAL_S = 5.0
+# How long a key stays pushed, in seconds: so long what the signer before has signed is in use.
+_PUSHED_FOR_S = 60.0
 # Of the time that a signer holds, the part after which it is proved anew; the least in seconds.
 _RENEWED_AFTER, _LEAST_PAUSE_S = 0.8, 10.0
 
@@ -163,12 +165,16 @@ class Signers:
                 raise
             raise UntrustedMaterial(error.reason, self._clock.noted(error.detail)) from None
         name = hashlib.sha256(signer.path[0].public_bytes(Encoding.DER)).digest()
+        now = self._clock.now()
         with self._lock:
             self.fetches += 1
             self._identity = identity
             self._cache.pop(name, None)
+            for before, old in [*self._cache.items()]:
+                until = min(old.valid_until, now + _PUSHED_FOR_S)
+                self._cache[before] = replace(old, valid_until=until)
             self._cache[name] = signer
-            holds_s = signer.valid_until - self._clock.now()
+            holds_s = signer.valid_until - now
             self._renew_at = self._timer() + _RENEWED_AFTER * holds_s
         return signer
 

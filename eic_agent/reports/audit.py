@@ -64,6 +64,7 @@ def run(options: Options, screen: Screen, agent_uid: int | None, now: float) -> 
         logins = Logins(spool)
         source.read(logins, screen, now)
         logins.finish(_is_open if options.directory is None else lambda _boot, _pid: False)
+        unused: list[dict[str, Any]] = []
         if trail is None:
             _write(spool.rows, options, screen)
         else:
@@ -77,6 +78,8 @@ def run(options: Options, screen: Screen, agent_uid: int | None, now: float) -> 
             )
     finally:
         spool.close()
+    if spool.empty and not unused:
+        screen.err.write("eic-agent: nothing was found that fits\n")
     for line in logins.lost:
         screen.err.write(f"eic-agent: entries are missing: {escape(line)}\n")
 

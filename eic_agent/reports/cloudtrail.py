@@ -6,6 +6,7 @@ of one record a line. Of each only pushes and tunnels are kept.
 
 import gzip
 import json
+import zlib
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -130,7 +131,11 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
             documents = [json.loads(content)]
         except json.JSONDecodeError:
             documents = [json.loads(line) for line in content.splitlines() if line.strip()]
-    except (OSError, EOFError, ValueError) as error:
+    except gzip.BadGzipFile as error:
+        raise NoTrail(f"{path}: not a file of CloudTrail's: {error}") from None
+    except OSError as error:
+        raise NoTrail(f"{path}: CloudTrail's records cannot be read: {error.strerror}") from None
+    except (EOFError, ValueError, zlib.error) as error:
         raise NoTrail(f"{path}: not a file of CloudTrail's: {error}") from None
     for document in documents:
         if not isinstance(document, dict):

@@ -111,6 +111,7 @@ class Spool:
         self._wanted = wanted
         self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  # closed by `close`
         self._offsets = array("q")
+        self.empty = True
 
     def begin(self, row: Row) -> None:
         """Take a row in its place."""
@@ -123,6 +124,7 @@ class Spool:
     def done(self, row: Row) -> None:
         """Keep a row."""
         if self._wanted(row):
+            self.empty = False
             self._offsets[row.place] = self._file.tell()
             self._file.write(json.dumps(row.data()).encode() + b"\n")
 

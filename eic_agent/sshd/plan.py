@@ -110,7 +110,7 @@ def prepare(
     if found.system.asks_us(before.command):
         return Prepared(set_at, None, {})
     plan = _plan(found, before, set_at)
-    if permit_environment or encode(_PERMIT) in (found.drop_in or b""):
+    if permit_environment or encode(_PERMIT) in (found.drop_in or found.former or b""):
         plan = _permitting(plan, before)
     files = _try(found, sshd, plan, edit_main_file=edit_main_file)
     return Prepared(
@@ -120,7 +120,9 @@ def prepare(
 
 def made_folder(found: Survey) -> bool:
     """Say whether the drop-in's directory is there, or will be, only because of it."""
-    return not found.system.paths.drop_in.parent.exists() or _MADE_FOLDER in (found.drop_in or b"")
+    return not found.system.paths.drop_in.parent.exists() or _MADE_FOLDER in (
+        found.drop_in or found.former or b""
+    )
 
 
 def concerns(found: Survey, effective: Effective) -> tuple[str, ...]:
@@ -278,6 +280,8 @@ def _try(
     """Return the files for sshd; raises Refused where they would not do as planned."""
     drop_in = found.system.paths.drop_in
     wiring: dict[Path, bytes | None] = {drop_in: _drop_in(found, plan)}
+    if found.wrote_former:
+        wiring[found.system.paths.former] = None
     objection = _objection(found, sshd, plan, wiring)
     if objection is None:
         return wiring
@@ -288,7 +292,7 @@ def _try(
         raise Refused(
             overrides_all(found.tree(wiring)) or remaining, "Change that setting, then try again"
         )
-    if not edit_main_file:
+    if not edit_main_file and not found.wrote_block:  # what was permitted once stays so
         raise Refused(
             why_not_first(found.tree(wiring), drop_in) or objection,
             "`eic-agent sshd enable --edit-main-file` puts a block that reads it at the top of "

@@ -9,7 +9,8 @@ _AGENT_UNIT = "eic-agent.service"
 
 def reload_sshd(found: Survey, changes: Changes) -> list[str]:
     """Let running listeners know; return what was done or is left to do. Raises ProgramFailed."""
-    if not (changes.touched(found.system.paths.drop_in) or changes.touched(found.main)):
+    paths = found.system.paths
+    if not any(map(changes.touched, (paths.drop_in, paths.former, found.main))):
         return []
     said = [
         _reload_unit(found.system.paths.systemd, state)

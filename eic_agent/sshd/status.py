@@ -109,6 +109,8 @@ def find(system: System) -> Report:
 
 def _require_sight(system: System) -> None:
     """Raise PermissionError where running listeners, and so their -o, are not ours to see."""
+    if os.geteuid() == 0:
+        return  # also where a container hides its first process from its own root
     proc = system.paths.proc
     first = proc / "1/exe"
     try:
@@ -188,9 +190,10 @@ def _examine(found: Survey, sshd: Sshd, report: Report) -> Report:
         Problem(concern, "Then run `eic-agent sshd status` again")
         for concern in concerns(found, effective)
     ]
-    why_unsafe = unsafe(Path(chained[0])) if chained else None
+    program = chained[0].replace("%%", "%") if chained else None  # as sshd expands it
+    why_unsafe = unsafe(Path(program)) if program is not None else None
     if why_unsafe is not None:
-        what = f"{chained[0]}, which is chained, is not run, since {why_unsafe}"
+        what = f"{program}, which is chained, is not run, since {why_unsafe}"
         problems.append(Problem(what, "Correct that, or run `eic-agent sshd enable` without it"))
     drop_in = report.drop_in
     try:
@@ -198,11 +201,13 @@ def _examine(found: Survey, sshd: Sshd, report: Report) -> Report:
     except Refused as error:
         problems.append(Problem(error.what, error.remedy))
     else:
-        if drop_in == "present" and prepared.files.get(found.system.paths.drop_in) != found.drop_in:
+        if found.wrote_former or (
+            drop_in == "present" and prepared.files.get(found.system.paths.drop_in) != found.drop_in
+        ):
             drop_in = "outdated"
             what = "the drop-in does not fit the rest of sshd's configuration any more"
             problems.append(Problem(what, "Run `eic-agent sshd enable`"))
-        elif not asks_us:
+        elif not found.system.asks_us(effective.command):
             why = ": an administrator disabled it" if report.disabled_by_admin else ""
             problems.append(
                 Problem(f"sshd does not ask eic-agent{why}", "Run `eic-agent sshd enable`")

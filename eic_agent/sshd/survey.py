@@ -35,7 +35,7 @@ class SshdPaths:
     """Where everything is."""
 
     main: Path = Path("/etc/ssh/sshd_config")
-    drop_in: Path = Path("/etc/ssh/sshd_config.d/10-eic-agent.conf")
+    drop_in: Path = Path("/etc/ssh/sshd_config.d/00-eic-agent.conf")
     include_base: Path = Path("/etc/ssh")  # compiled into sshd
     sshd: Path = Path("/usr/sbin/sshd")
     keygen: Path = Path("/usr/bin/ssh-keygen")
@@ -45,6 +45,8 @@ class SshdPaths:
     enabled: Path = Path("/etc/eic-agent/sshd-enabled")  # there as long as the drop-in should be
     proc: Path = Path("/proc")
     run: Path = Path("/run")  # where only root can write
+    # The drop-in's name until FreeIPA's 04-ipa.conf was found to sort before it.
+    former: Path = Path("/etc/ssh/sshd_config.d/10-eic-agent.conf")
     systemd: Systemd = field(default_factory=Systemd)
 
 
@@ -68,7 +70,7 @@ class System:
         paths = self.paths
         if paths.disabled.exists():
             return f"ran `eic-agent sshd disable` (so says {paths.disabled})"
-        if paths.enabled.exists() and not os.path.lexists(paths.drop_in):
+        if paths.enabled.exists() and not any(map(os.path.lexists, (paths.drop_in, paths.former))):
             return f"deleted {paths.drop_in}"
         return None
 
@@ -84,6 +86,7 @@ class Survey:
     main: Path
     main_content: bytes | None
     drop_in: bytes | None
+    former: bytes | None  # under the drop-in's former name
 
     @property
     def launches(self) -> tuple[Launch, ...]:
@@ -94,6 +97,11 @@ class Survey:
     def wrote_drop_in(self) -> bool:
         """Say whether the drop-in that is there is ours."""
         return self.drop_in is not None and self.drop_in.startswith(GENERATED)
+
+    @property
+    def wrote_former(self) -> bool:
+        """Say whether there is one of ours under the former name."""
+        return self.former is not None and self.former.startswith(GENERATED)
 
     @property
     def wrote_block(self) -> bool:
@@ -113,6 +121,8 @@ class Survey:
         changes: dict[Path, bytes | None] = {}
         if self.wrote_drop_in:
             changes[self.system.paths.drop_in] = None
+        if self.wrote_former:
+            changes[self.system.paths.former] = None
         if self.wrote_block:
             changes[self.main] = self.main_without_block()
         return self.tree(changes)
@@ -165,6 +175,7 @@ def survey(system: System) -> Survey:
         main=main,
         main_content=content_of(main),
         drop_in=content_of(paths.drop_in),
+        former=content_of(paths.former),
     )
 
 

@@ -117,7 +117,7 @@ def _enable(found: Survey, sshd: Sshd, prepared: Prepared) -> Outcome:
             "left alone"
         )
         return Outcome(ok=True, changed=False, lines=(line,))
-    drop_in = found.system.paths.drop_in
+    drop_in, former = found.system.paths.drop_in, found.system.paths.former
     overriding = [
         f"{line.where} sets {as_written(line)} within 'Match {line.match}', "
         "which counts for those whom it matches"
@@ -126,7 +126,7 @@ def _enable(found: Survey, sshd: Sshd, prepared: Prepared) -> Outcome:
     changes = Changes()
     try:
         changes.put(found.system.paths.enabled, _ENABLED, 0o644)
-        for path in sorted(prepared.files, key=lambda path: path == drop_in):
+        for path in sorted(prepared.files, key=lambda path: (path == former, path == drop_in)):
             changes.put(
                 path, prepared.files[path], 0o644 if path == found.system.paths.snippet else 0o600
             )
@@ -143,7 +143,7 @@ def _enable(found: Survey, sshd: Sshd, prepared: Prepared) -> Outcome:
 def _disable(found: Survey, without: Tree, *, by_admin: bool) -> Outcome:
     paths = found.system.paths
     still_asks = _require_valid(found, without) if paths.sshd.exists() else None
-    remove_folder = found.wrote_drop_in and made_folder(found)
+    remove_folder = (found.wrote_drop_in or found.wrote_former) and made_folder(found)
     changes = Changes()
     try:
         if by_admin or found.system.why_disabled() is not None:
@@ -151,6 +151,8 @@ def _disable(found: Survey, without: Tree, *, by_admin: bool) -> Outcome:
         changes.put(paths.enabled, None, 0o644)
         if found.wrote_drop_in:
             changes.put(paths.drop_in, None, 0o600)
+        if found.wrote_former:
+            changes.put(paths.former, None, 0o600)
         if found.wrote_block:
             changes.put(found.main, found.main_without_block(), 0o600)
         if (content_of(paths.snippet) or b"").startswith(GENERATED):
@@ -158,11 +160,13 @@ def _disable(found: Survey, without: Tree, *, by_admin: bool) -> Outcome:
     except BaseException:
         changes.undo()
         raise
+    with contextlib.suppress(OSError):  # a package's own directory is not empty
+        paths.enabled.parent.rmdir()
     if remove_folder:
         with contextlib.suppress(OSError):  # others use it by now
             paths.drop_in.parent.rmdir()
     warnings = reload_agent(found.system, changes)
-    if changes.touched(paths.drop_in) or changes.touched(found.main):
+    if any(map(changes.touched, (paths.drop_in, paths.former, found.main))):
         lines = ["sshd's configuration is as it was without eic-agent"]
     else:
         lines = ["sshd was not wired by eic-agent: nothing to undo"]

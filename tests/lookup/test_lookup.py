@@ -442,6 +442,20 @@ def test_what_the_old_signer_signed_is_good_for_every_lookup_of_a_login(rig: Rig
         assert rig.ask(agent=agent).lines == (ALICES_KEY.line,)
 
 
+def test_the_old_signer_is_kept_no_longer_than_what_it_signed_is_pushed(rig: Rig) -> None:
+    agent = rig.agent()
+    assert rig.ask(agent=agent).lines
+    old_key = rig.sim.pki.leaf.key
+    assert isinstance(old_key, RSAPrivateKey)
+    rig.sim.rotate_signer()
+    rig.sim.push("bob", new_key())
+    assert rig.ask("bob", agent=agent).lines
+    rig.pass_time(61)
+    rig.sim.keys["alice"][0].signing_key = old_key
+    rig.sim.keys["alice"][0].expires = int(NOW) + 120
+    assert rig.refusals(agent=agent) == [Reason.BAD_SIGNATURE]
+
+
 def test_a_signer_that_is_revoked_is_not_kept_beside_its_successor(rig: Rig) -> None:
     agent = rig.agent()
     assert rig.ask(agent=agent).lines

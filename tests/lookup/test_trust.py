@@ -294,7 +294,8 @@ def test_a_leaf_may_have_more_names_and_no_common_name(sim: MetadataSimulator) -
 
 
 def test_a_signer_is_trusted_until_the_first_of_all_limits(sim: MetadataSimulator) -> None:
-    assert signer(sim).valid_until == NOW + 300
+    assert signer(sim).valid_until == NOW + REQUIRE.max_cache_s
+    assert signer(sim, trust.TrustRules(max_cache_s=300)).valid_until == NOW + 300
     long = trust.TrustRules(max_cache_s=1e9)
     assert signer(sim, long).valid_until == min(
         NOW + staple.lifetime_s - staple.age_s

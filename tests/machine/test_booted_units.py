@@ -12,6 +12,7 @@ from tests.machine.instance import CONFIG_DIRECTORY, Instance
 from tests.machine.machine import Machine, until
 
 SERVICE, SOCKET = "eic-agent.service", "eic-agent.socket"
+STANDBY = "eic-agent-standby.service"
 SOCKET_PATH = "/run/eic-agent/agent.sock"
 
 
@@ -167,17 +168,18 @@ systemd-run --quiet --unit=mute python3 -c {shlex.quote(MUTE)}
 until [ -S {SOCKET_PATH} ]; do sleep 0.05; done
 """
 
-# What is done to the agent, which unit then answers, and what brings the agent back.
+# What is done to the agent, which unit then answers, and what brings the agent back. Only where the
+# socket of the agent that stands by is closed, too, does sshd's client do the lookup itself.
 BREAKAGES = {
     "killed": (f"systemctl kill --signal=KILL {SERVICE}", SERVICE, ""),
     "stopped": (f"systemctl stop {SERVICE}", SERVICE, ""),
     "frozen": (
         f"systemctl kill --signal=STOP {SERVICE}",
-        "ssh.service",
+        STANDBY,
         f"systemctl kill --signal=CONT {SERVICE}",
     ),
     "closed": (f"systemctl stop {SOCKET} {SERVICE}", "ssh.service", f"systemctl start {SOCKET}"),
-    "unlinked": (f"rm {SOCKET_PATH}", "ssh.service", f"systemctl restart {SOCKET}"),
+    "unlinked": (f"rm {SOCKET_PATH}", STANDBY, f"systemctl restart {SOCKET}"),
     "mute": (REPLACE_BY_MUTE, "ssh.service", f"systemctl stop mute; systemctl restart {SOCKET}"),
 }
 

@@ -37,7 +37,9 @@ class Wired:
         machine.write(CLIENT, f"#!/bin/sh\necho '{public.strip()}'\n", 0o755)
         machine.run("useradd", "--system", "eic-agent")
 
-    def call(self, function: str, **arguments: bool) -> dict[str, Any]:
+    def call(
+        self, function: str, *, as_user: str | None = None, **arguments: bool
+    ) -> dict[str, Any]:
         """Call a function of eic_agent.sshd there, and return what it returns."""
         script = (
             "import dataclasses, json, sys\n"
@@ -48,7 +50,9 @@ class Wired:
             f"got = {function}(System(), **{arguments})\n"
             "print(json.dumps(dataclasses.asdict(got)))\n"
         )
-        found: dict[str, Any] = json.loads(self.machine.run("python3", "-c", script).stdout)
+        found: dict[str, Any] = json.loads(
+            self.machine.run("python3", "-c", script, user=as_user).stdout
+        )
         return found
 
     def logs_in(self) -> bool:
@@ -100,6 +104,40 @@ def test_a_running_sshd_is_reloaded_never_restarted_and_all_is_undone(wired: Wir
     assert outcome["ok"], outcome
     until(lambda: not wired.logs_in(), "the end of logins by the client's key")
     assert (wired.machine.sh(ETC), wired.machine.sh(MAIN_PID)) == before
+
+
+def test_a_stranger_is_told_nothing_that_he_cannot_see_and_holds_nobody_up(wired: Wired) -> None:
+    assert wired.call("enable")["ok"]
+    report = wired.call("status", as_user="alice")
+    assert (report["asks_us"], report["command"], report["error"]) == (None, None, None)
+    assert report["drop_in"] == "not seen"
+    assert "not seen without root" in report["problems"][0]["what"]
+
+    hold = "flock --exclusive /etc/ssh sleep 1000 & exec flock --exclusive /run sleep 1000"
+    wired.machine.run("systemd-run", "--uid=alice", "--unit=hold", "sh", "-c", hold)
+    sleeping = "pgrep -c -u alice sleep || true"  # each when it has its lock
+    until(lambda: wired.machine.sh(sleeping) == "2\n", "the stranger's locks")
+    passwd = "exec -a 'sshd: sshd -o AuthorizedKeysCommand=/x [listener] 0 of 10-100 startups' su"
+    script = f'script -qc "bash -c \\"{passwd}\\"" /dev/null'
+    wired.machine.run("systemd-run", "--uid=alice", "--unit=pose", "sh", "-c", script)
+    until(lambda: "Command=/x" in wired.machine.sh("ps -u root -o args="), "the stranger's title")
+    assert wired.call("disable", by_admin=False)["ok"]
+    assert wired.call("enable")["ok"]
+    wired.machine.run("systemctl", "stop", "hold", "pose")
+    assert wired.call("disable", by_admin=False)["ok"]
+
+
+def test_a_chained_command_that_is_not_run_is_in_the_journal(wired: Wired) -> None:
+    wired.machine.write("/srv/theirs", "#!/bin/sh\necho key\n", 0o777)
+    client = ["python3", "-I", "-S", "/opt/eic/eic_agent/client.py", "--socket", "/nowhere"]
+    asked = [*client, "--agent", "/bin/false", "alice", "--chain", "/srv/theirs"]
+    done = wired.machine.run(*asked, user="nobody", check=False)
+    assert done.stdout == ""
+    said = "the chained command /srv/theirs is not run, since /srv/theirs can be written by others"
+    assert said in done.stderr
+    (entry,) = wired.machine.journal("SYSLOG_IDENTIFIER=eic-agent", "PRIORITY=3")
+    assert said in entry["MESSAGE"]
+    assert entry["SYSLOG_FACILITY"] == "10"
 
 
 def test_awss_package_is_recognised_and_its_end_waited_for(wired: Wired) -> None:

@@ -112,7 +112,8 @@ class TestWire:
         peer.sendall(b"HTTP/1.1 400")
         peer.shutdown(socket.SHUT_RD)
         ours.sendall(b"GET")
-        assert ours.makefile("rb", 0).read(100) == b"HTTP/1.1 400"
+        with ours.makefile("rb", 0) as incoming:
+            assert incoming.read(100) == b"HTTP/1.1 400"
 
     def test_a_reset_is_told_with_how_far_the_answer_came(
         self, pair: tuple[Wire, socket.socket]
@@ -120,10 +121,10 @@ class TestWire:
         ours, peer = pair
         ours.expect_answer(plenty())
         peer.sendall(b"HTTP")
-        incoming = ours.makefile("rb", 0)
-        assert incoming.read(4) == b"HTTP"
-        peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        peer.close()
-        with pytest.raises(Lost, match="reset by peer, with 4 bytes of the answer") as caught:
-            incoming.read(4)
+        with ours.makefile("rb", 0) as incoming:
+            assert incoming.read(4) == b"HTTP"
+            peer.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            peer.close()
+            with pytest.raises(Lost, match="reset by peer, with 4 bytes of the answer") as caught:
+                incoming.read(4)
         assert caught.value.address == ours.address

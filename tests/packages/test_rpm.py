@@ -103,9 +103,9 @@ def test_it_requires_the_python_that_it_is_compiled_for(rpm: Path) -> None:
 
 def test_it_replaces_the_package_that_it_stands_in_for(rpm: Path) -> None:
     assert "ec2-instance-connect" in _query(rpm, "[%{conflicts}\n]").splitlines()
-    assert "ec2-instance-connect < 2" in _query(rpm, "[%{obsoletenevrs}\n]").splitlines()
+    assert "ec2-instance-connect < 3" in _query(rpm, "[%{obsoletenevrs}\n]").splitlines()
     provides = _query(rpm, "[%{providenevrs}\n]").splitlines()
-    assert "ec2-instance-connect = 2" in provides
+    assert "ec2-instance-connect = 3" in provides
     assert not [name for name in provides if ".so" in name]
 
 

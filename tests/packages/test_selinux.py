@@ -124,6 +124,7 @@ def test_sshd_may_ask_the_service_and_run_a_lookup_in_the_agents_domain(
         ("eic_agent_runtime_t", "sock_file", "write"),
         ("eic_agent_exec_t", "file", "execute"),
         ("eic_agent_t", "process", "transition"),
+        ("eic_agent_t", "process2", "nnp_transition"),
     }
     assert ("eic_agent_exec_t", "file", "execute_no_trans") not in _allowed(cil, sshd)
 

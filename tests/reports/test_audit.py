@@ -30,6 +30,7 @@ from tests.reports.journals import (
 )
 
 SCHEMA = json.loads((Path(__file__).parents[2] / "docs/audit.schema.json").read_text())
+NOTHING = "eic-agent: nothing was found that fits\n"
 NOW = 1_795_100_000.0
 REQUEST = "2bcc936c-8a83-4096-9000-000000000001"
 INSTANCE = "i-0123456789abcdef0"
@@ -44,7 +45,8 @@ def run(directory: Path, *, width: int | None = None, **options: Any) -> str:
 
 
 def data(directory: Path, **options: Any) -> list[dict[str, Any]]:
-    found = [json.loads(line) for line in run(directory, json=True, **options).splitlines()]
+    text = run(directory, json=True, **options).replace(NOTHING, "")
+    found = [json.loads(line) for line in text.splitlines()]
     for row in found:
         check(row, SCHEMA)
     return found
@@ -214,6 +216,10 @@ def test_recorded_journals_are_read_by_the_command(release: str, tmp_path: Path)
     lines = done.stdout.splitlines()
     assert len(lines) == 5
     assert sum(CALLER in line for line in lines) == 3
+
+
+def test_that_nothing_was_found_is_said(day: Path) -> None:
+    assert run(day, user="nobody") == NOTHING
 
 
 def test_what_journald_dropped_is_said(tmp_path: Path) -> None:

@@ -39,13 +39,14 @@ class Machine:
             (self.root / name).mkdir(parents=True)
         paths = SshdPaths(
             main=self.etc / "sshd_config",
-            drop_in=self.etc / "sshd_config.d/10-eic-agent.conf",
+            drop_in=self.etc / "sshd_config.d/00-eic-agent.conf",
             include_base=Path("/etc/ssh"),
             sshd=Path(program("sshd", "openssh-server")),
             keygen=Path(program("ssh-keygen", "openssh-client")),
             client=CLIENT,
             snippet=self.root / "etc/eic-agent/config.d/50-sshd-wiring.toml",
             disabled=self.root / "etc/eic-agent/sshd-disabled",
+            former=self.etc / "sshd_config.d/10-eic-agent.conf",
             enabled=self.root / "etc/eic-agent/sshd-enabled",
             proc=self.root / "proc",
             run=self.root / "run",

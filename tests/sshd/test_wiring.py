@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -31,7 +32,7 @@ def test_sshd_asks_us_by_one_drop_in_and_nothing_else_is_written(machine: Machin
     told = machine.enable()
     assert machine.effective() == (OURS, "nobody")
     assert machine.files().keys() - before.keys() == {
-        "etc/ssh/sshd_config.d/10-eic-agent.conf",
+        "etc/ssh/sshd_config.d/00-eic-agent.conf",
         "etc/eic-agent/sshd-enabled",
     }
     assert machine.drop_in.stat().st_mode & 0o7777 == 0o600
@@ -345,10 +346,70 @@ def test_a_block_that_somebody_broke_is_not_guessed_at(machine: Machine, main: s
 
 
 def test_a_drop_in_that_sorts_before_ours_is_named(machine: Machine) -> None:
-    machine.write("sshd_config.d/05-x.conf", "Port 22\n" + SSSD)
-    assert f"{machine.etc}/sshd_config.d/05-x.conf:2 sets" in machine.refused()
+    machine.write("sshd_config.d/00-a.conf", "Port 22\n" + SSSD)
+    assert f"{machine.etc}/sshd_config.d/00-a.conf:2 sets" in machine.refused()
     machine.enable(edit_main_file=True)
     assert machine.effective() == (f"{OURS} --chain /usr/bin/env %u", "daemon")
+
+
+# As ipa-client-install writes it.
+IPA = "PubkeyAuthentication yes\nGSSAPIAuthentication yes\n" + SSSD
+
+
+def test_freeipas_drop_in_beside_ours_is_chained(machine: Machine) -> None:
+    machine.write("sshd_config.d/04-ipa.conf", IPA)
+    machine.enable()
+    assert machine.effective() == (f"{OURS} --chain /usr/bin/env %u", "daemon")
+
+
+def test_a_later_enrolment_is_noticed_and_mended(machine: Machine) -> None:
+    """Ours is first, so that the directory's keys would be missing and not the pushed ones."""
+    machine.enable()
+    machine.write("sshd_config.d/04-ipa.conf", IPA)
+    assert machine.effective() == (OURS, "nobody")
+    assert status.find(machine.system).drop_in == "outdated"
+    machine.enable(unless_disabled=True)
+    assert machine.effective() == (f"{OURS} --chain /usr/bin/env %u", "daemon")
+
+
+@pytest.mark.parametrize("edit_main_file", [False, True])
+def test_an_upgrade_gives_the_drop_in_its_new_name(machine: Machine, edit_main_file: bool) -> None:
+    former = machine.system.paths.former
+    if edit_main_file:
+        machine.write("sshd_config", NOT_INCLUDED)
+    before = machine.files()
+    paths = dataclasses.replace(machine.system.paths, drop_in=former, former=machine.root / "none")
+    earlier = dataclasses.replace(machine.system, paths=paths)
+    assert wiring.enable(earlier, edit_main_file=edit_main_file).ok
+    assert former.exists()
+    report = status.find(machine.system)
+    assert (report.asks_us, report.drop_in) == (True, "outdated")
+    machine.write("sshd_config.d/04-ipa.conf", IPA)
+
+    machine.enable(unless_disabled=True)
+    assert not former.exists()
+    assert machine.effective()[0].startswith(OURS)
+    assert str(former) not in machine.system.paths.main.read_text()
+    assert status.find(machine.system).drop_in == "present"
+    (machine.etc / "sshd_config.d/04-ipa.conf").unlink()
+    machine.disable()
+    assert machine.files() == before
+
+    assert wiring.enable(earlier, edit_main_file=edit_main_file).ok
+    machine.disable()  # by the new version, which never ran before
+    assert machine.files() == before
+    assert wiring.enable(earlier, edit_main_file=edit_main_file).ok
+    former.unlink()
+    machine.enable(unless_disabled=True)
+    assert not machine.drop_in.exists(), "deleted by hand under its former name"
+
+
+def test_a_file_of_the_former_name_that_is_not_ours_is_left_alone(machine: Machine) -> None:
+    other = machine.write("sshd_config.d/10-eic-agent.conf", SSSD)
+    machine.enable()
+    assert machine.effective() == (f"{OURS} --chain /usr/bin/env %u", "daemon")
+    machine.disable()
+    assert other.exists()
 
 
 def test_a_match_block_that_fits_everybody_is_named_and_nothing_is_changed(
@@ -438,7 +499,7 @@ def test_without_any_of_sshds_files_removal_has_nothing_to_do(machine: Machine) 
         dataclasses.replace(
             machine.system.paths,
             main=nowhere / "sshd_config",
-            drop_in=nowhere / "sshd_config.d/10-eic-agent.conf",
+            drop_in=nowhere / "sshd_config.d/00-eic-agent.conf",
             sshd=nowhere / "sshd",
         )
     )
@@ -616,6 +677,14 @@ def test_what_could_not_be_enabled_at_first_was_not_disabled(machine: Machine) -
     machine.write("sshd_config.d/40-x.conf", "")
     machine.enable(unless_disabled=True)
     assert machine.effective()[0] == OURS
+
+
+def test_a_directory_made_for_the_mark_goes_with_it(machine: Machine) -> None:
+    shutil.rmtree(machine.root / "etc/eic-agent")
+    before = machine.files()
+    machine.enable()
+    machine.disable()
+    assert machine.files() == before
 
 
 def test_removal_by_a_package_leaves_no_mark(machine: Machine) -> None:
