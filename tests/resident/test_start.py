@@ -159,29 +159,6 @@ def test_the_clients_own_wait_ends_with_the_answer(starting: Starting) -> None:
     assert len(moments) == 1
 
 
-def test_a_crowd_that_meets_a_start_is_answered_by_that_one_process(
-    starting: Starting, sim: MetadataSimulator, directory: Path
-) -> None:
-    fell_back = directory / "fell-back"
-    one_process = directory / "eic-agent"
-    one_process.write_text(f"#!/bin/sh\necho >> {fell_back}\n")
-    one_process.chmod(0o755)
-    words = [sys.executable, "-I", "-S", client.__file__, "--socket", str(starting.path)]
-    words += ["--agent", str(one_process), "alice", KEY.fingerprint]
-    crowd = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(50)]
-    try:
-        time.sleep(1.0)
-        starting.may_go_on()
-        answers = {process.communicate(timeout=60)[0] for process in crowd}
-    finally:
-        for process in crowd:
-            process.kill()
-            process.communicate()
-    assert answers == {f"{KEY.line}\n"}
-    assert not fell_back.exists()
-    assert sum(sim.requests.values()) < 30
-
-
 def test_an_agent_killed_while_it_starts_sends_everybody_away(starting: Starting) -> None:
     with starting.ask() as connection:
         assert connection.recv(10) == client.STARTING
