@@ -70,7 +70,7 @@ WITHIN = {
         {"asking"},
         {"plan"},
         {"reload", "status"},
-        {"wiring"},
+        {"wiring", "access"},
     ),
     "reports": (
         {"explain", "status", "reach", "evidence", "cloudtrail", "table", "processes"},
