@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eic_agent import __version__, client
 from eic_agent.configuration import config
@@ -121,9 +121,12 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--openmetrics", action="store_true", help="the same for a scraper")
     command.set_defaults(run=_status)
 
-    command = commands.add_parser("explain", help="show every step of a lookup, deciding nothing")
+    command = commands.add_parser("explain", help="say whether a login would get in, and why not")
     _add_question(command)
-    command.add_argument("--json", action="store_true", help="the same as data")
+    command.add_argument("--socket", type=Path, metavar="PATH", default=Path(client.SOCKET))
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--verbose", action="store_true", help="with all that the steps found")
+    form.add_argument("--json", action="store_true", help="the same as data")
     command.set_defaults(run=_explain)
 
     command = commands.add_parser("audit", help="show who came in, by which IAM principal")
@@ -392,11 +395,11 @@ def _client_uids(names: Sequence[str], users: UserDatabase, problems: list[str])
 
 
 def _status(args: argparse.Namespace) -> int:
-    from eic_agent.reports import status
+    from eic_agent.reports import status, wire
 
     try:
         found = status.ask(args.socket)
-    except status.NotRunning as error:
+    except wire.NotRunning as error:
         print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
         return 1
     if args.json:
@@ -407,20 +410,45 @@ def _status(args: argparse.Namespace) -> int:
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from eic_agent.reports.explain import explain
+    from eic_agent.reports.explain import Report
+    from eic_agent.sshd import access
+    from eic_agent.sshd.survey import System
 
+    asked = access.find(System(), args.user, time.time())
+    lookup, seen_by = _looked_up(args, asked.name or args.user)
+    report = Report(asked, lookup, seen_by)
+    print(json.dumps(report.data(), indent=2) if args.json else report.text(verbose=args.verbose))
+    return 0 if report.grants else 1
+
+
+def _looked_up(args: argparse.Namespace, user: str) -> tuple[dict[str, Any], str]:
+    """Have the running agent look, or where it does not run, look as its user; say who did."""
+    from eic_agent.lookup.explanation import explain, undecided
+    from eic_agent.reports import config_check, wire
+    from eic_agent.reports.explain import ask_agent
+    from eic_agent.sshd.launch import Systemd
+
+    question = Question(user, args.fingerprint or None)
+    if args.config is None and os.geteuid() == 0:
+        try:
+            wire.require_running(args.socket, Systemd())
+            return ask_agent(args.socket, user, question.fingerprint), "the running agent"
+        except wire.NotRunning as error:
+            why = f"a process of its own ({escape(str(error))})"
+    else:
+        why = "a process of its own"
+    whose_eyes = config_check.become_agent(UserDatabase())
+    seen_by = f"{why}, {whose_eyes or 'as the user of the agent'}"
     try:
         settings = _load(args).config
     except ConfigError as error:
-        return _undecided(Reason.INVALID_CONFIG, str(error))
+        return undecided(question, Reason.INVALID_CONFIG, str(error)).data(), seen_by
     deadline = Deadline.after(settings.imds.deadline_s)
     with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
         authorizer = _build_authorizer(
             settings, journal, workers, Counters(), UserDatabase(), deadline
         )
-        explanation = explain(authorizer, _question(args), deadline)
-    print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
-    return 0 if explanation.answer.lines else 1
+        return explain(authorizer, question, deadline).data(), seen_by
 
 
 def _agent_uid() -> int | None:

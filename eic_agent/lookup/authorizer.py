@@ -125,7 +125,8 @@ class Authorizer:
                     for o in outcomes
                 ),
             )
-        self._count(answer, time.monotonic() - begun)
+        if trace is untraced:  # who wants an explanation is no login
+            self._count(answer, time.monotonic() - begun)
         return answer
 
     def prepare(self, deadline: Deadline) -> float:

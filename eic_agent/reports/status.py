@@ -1,16 +1,13 @@
 """`eic-agent status`: asks the running agent for its counters, and shows them."""
 
 import json
-import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eic_agent import client
 from eic_agent.journal.entries import escape
+from eic_agent.reports import wire
 from eic_agent.resident.connection import STATUS_PROTOCOL
-
-_TIMEOUT_S = 5.0
 
 # name in the status: (OpenMetrics name, type, help)
 _METRICS = {
@@ -28,27 +25,9 @@ _METRICS = {
 }
 
 
-class NotRunning(Exception):
-    """No agent answers at the socket; the text says what happened."""
-
-
 def ask(path: Path) -> dict[str, Any]:
-    """Give what the agent at a socket says of itself. Raises NotRunning."""
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_TIMEOUT_S)
-            connection.connect(str(path))
-            connection.sendall(len(STATUS_PROTOCOL).to_bytes(2, "big") + STATUS_PROTOCOL)
-            reply = b"".join(iter(lambda: connection.recv(65536), b""))
-    except OSError as error:
-        raise NotRunning(f"no agent answers at {path}: {error}") from None
-    reply = reply.removeprefix(client.STARTING)
-    if reply[:2] != client.GREETING + client.DECIDED:
-        raise NotRunning(f"the agent at {path} does not answer this user")
-    try:
-        status: dict[str, Any] = json.loads(reply[6:])
-    except ValueError:
-        raise NotRunning(f"the agent at {path} did not answer to the end") from None
+    """Give what the agent at a socket says of itself. Raises wire.NotRunning."""
+    status: dict[str, Any] = json.loads(wire.ask(path, STATUS_PROTOCOL))
     return status
 
 

@@ -1,6 +1,7 @@
 """The resident agent: an authorizer behind the service, and what it tells about itself."""
 
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal
 from eic_agent.lookup.authorizer import Authorizer
 from eic_agent.lookup.authorizer import Counters as LookupCounters
+from eic_agent.lookup.explanation import explain, undecided
 from eic_agent.lookup.question import Question
 from eic_agent.metadata.deadline import Deadline
 from eic_agent.resident.connection import Reply, Request
@@ -52,6 +54,9 @@ class Agent:
             client_uid=request.peer.uid,
         )
         deadline = Deadline(request.ends)
+        if request.explain:
+            found = explain(self.authorizer, question, deadline)
+            return Reply((json.dumps(found.data()),))
         answer = self.authorizer.lookup(question, deadline)
         recorded = self.authorizer.record(question, answer, deadline)
         if recorded.undecided is not None:
@@ -89,6 +94,10 @@ def without_configuration(
     lock = threading.Lock()
 
     def answer(request: Request) -> Reply:
+        if request.explain:
+            question = Question(request.user, request.fingerprint)
+            found = undecided(question, Reason.INVALID_CONFIG, detail)
+            return Reply((json.dumps(found.data()),))
         with lock:
             counters.lookups += 1
             counters.undecided[Reason.INVALID_CONFIG.value] += 1

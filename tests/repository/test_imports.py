@@ -52,6 +52,7 @@ WITHIN = {
         {"signers", "outcomes", "record"},
         {"judge"},
         {"authorizer"},
+        {"explanation"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
@@ -73,8 +74,8 @@ WITHIN = {
         {"wiring", "access"},
     ),
     "reports": (
-        {"explain", "status", "reach", "evidence", "cloudtrail", "table", "processes"},
-        {"config_check", "journalctl", "rows"},
+        {"wire", "reach", "evidence", "cloudtrail", "table", "processes"},
+        {"config_check", "journalctl", "rows", "explain", "status"},
         {"logins"},
         {"audit", "whoami"},
     ),

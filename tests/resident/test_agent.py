@@ -143,6 +143,36 @@ def test_status_tells_what_happened(host: Host) -> None:
     assert re.search(r"^lookups +2$", host.status(), re.MULTILINE)
 
 
+def test_explain_asks_the_running_agent_and_counts_no_lookup(host: Host) -> None:
+    def explained() -> dict[str, object]:
+        command = [sys.executable, "-m", "eic_agent", "explain", "--socket", str(host.socket)]
+        done = subprocess.run(
+            [*command, "alice", "--json"], capture_output=True, text=True, timeout=60, check=False
+        )
+        data: dict[str, object] = json.loads(done.stdout)
+        return data
+
+    host.sim.reset_counters()
+    assert explained()["seen_by"] == "the running agent"
+    assert explained()["authorized_keys"] == [ALICES_KEY.line]
+    assert host.counters()["lookups"] == host.counters()["granted"] == 0
+    assert "EIC_DECISION" not in host.log()
+    assert host.lookup("alice", ALICES_KEY.fingerprint).stdout == ALICES_KEY.line + "\n"
+
+    host.sim.config(host.directory, host.url, keys={"max_lifetime_s": "long"})
+    host.agent.send_signal(signal.SIGHUP)
+    wait_until(lambda: explained()["undecided"], "the reload")
+    assert explained()["undecided"] == "invalid-config"
+    assert "max_lifetime_s" in str(explained()["detail"])
+
+
+def test_only_root_may_have_a_lookup_explained() -> None:
+    asked = b"\0".join((connection.EXPLAIN_PROTOCOL, b"alice", b""))
+    assert connection.parse_request(asked, connection.Peer(1, 0), 0.0, 4.0).explain
+    with pytest.raises(ValueError, match="protocol"):
+        connection.parse_request(asked, connection.Peer(1, 1000), 0.0, 4.0)
+
+
 def test_status_is_openmetrics_that_its_own_parser_reads(host: Host) -> None:
     host.sim.keys["alice"][0].expires = 1_000_000_000
     host.lookup("alice")
