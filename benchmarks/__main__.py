@@ -1,6 +1,7 @@
 """`python -m benchmarks`: measure, and print Markdown.
 
-EIC_REFERENCE_DIR names a checkout of AWS's shell implementation to measure beside ours, as root.
+EIC_REFERENCE_DIR names a checkout of AWS's shell implementation to measure beside ours, as root;
+EIC_GO_PEER the binary of github.com/commiterate/amazon-ec2-ssh-utils, a native implementation.
 """
 
 import argparse
@@ -48,21 +49,24 @@ def _measure(machine: Machine, args: argparse.Namespace) -> None:
         Resident(machine.agent, machine.directory / "warm.sock") as warm,
         Activated(machine.agent, machine.directory / "cold.sock") as cold,
     ):
-        bench = measures.Bench(machine, launcher, warm, cold, args.rounds, reference)
+        time.sleep(_SETTLE_S)
+        rest = warm.vitals
+        bench = measures.Bench(machine, launcher, warm, cold, args.rounds, reference, _go_peer())
         found = measures.lookups(bench)
         _print(report.lookups(found))
+        opened = measures.opened(bench)
+        _print(report.opened(opened))
         _print(report.breakdown(measures.breakdown(bench)))
         logins = measures.logins(bench)
         _print(report.logins(logins))
         _print(report.growth(measures.growth(bench)))
         crowds = measures.crowds(bench)
         _print(report.crowds(crowds))
-        before = warm.vitals
         load = measures.minute(bench, args.lookups, args.seconds)
         time.sleep(_SETTLE_S)
         after = warm.vitals
-        _print(report.minute(load, before, after))
-        _print(report.goals(found, logins[1], crowds, load, after))
+        _print(report.minute(load, rest, after))
+        _print(report.goals(found, opened, logins, crowds, load, rest, after))
 
 
 def _reference(machine: Machine) -> Path | None:
@@ -77,6 +81,16 @@ def _reference(machine: Machine) -> Path | None:
     if not path.exists():
         raise BenchError(f"EIC_REFERENCE_DIR: there is no {path}")
     return path
+
+
+def _go_peer() -> Path | None:
+    name = os.environ.get("EIC_GO_PEER")
+    if name is None:
+        _print(["Without the native peer: EIC_GO_PEER names no binary of it.", ""])
+        return None
+    if not os.access(name, os.X_OK):
+        raise BenchError(f"EIC_GO_PEER: {name} cannot be run")
+    return Path(name).absolute()
 
 
 def _print(lines: list[str]) -> None:

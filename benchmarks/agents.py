@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.load import Vitals
@@ -65,10 +66,11 @@ class Resident(Running):
 class Activated(Running):
     """An agent that is not there; the socket is, and who connects to it starts the agent."""
 
-    def __init__(self, agent: Path, path: Path) -> None:
+    def __init__(self, agent: Path, path: Path, traced_by: Sequence[str] = ()) -> None:
+        """`traced_by` is a program that runs its arguments in its own process."""
         # LISTEN_PID must be the agent's, which is known only in its process: sd_listen_fds(3).
         start = 'LISTEN_PID=$$ exec "$0" serve'
-        self._argv = ["/bin/sh", "-c", start, str(agent)]
+        self._argv = [*traced_by, "/bin/sh", "-c", start, str(agent)]
         self.path = path
         self._listener = socket.socket(socket.AF_UNIX)
         self._pid: int | None = None

@@ -3,7 +3,7 @@
 import contextlib
 import marshal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -51,13 +51,14 @@ class Launcher(Running):
         *,
         weigh: bool = False,
         meanwhile: Callable[[], None] = lambda: None,
+        environment: Mapping[str, str] | None = None,
     ) -> Cost:
         """Run it; `meanwhile` is called as soon as it has been asked for.
 
         `weigh` gets its peak memory right and its time a little too long, otherwise it is the time
         that is right.
         """
-        self._ask(1, argv, weigh=weigh)
+        self._ask(1, argv, weigh=weigh, environment=environment or {})
         meanwhile()
         ((cost,), _) = self._costs()
         return cost
@@ -67,8 +68,16 @@ class Launcher(Running):
         self._ask(copies, argv, weigh=False)
         return self._costs()
 
-    def _ask(self, copies: int, argv: Sequence[str], *, weigh: bool) -> None:
-        request = marshal.dumps((copies, weigh, list(argv), ENVIRONMENT), 2)
+    def _ask(
+        self,
+        copies: int,
+        argv: Sequence[str],
+        *,
+        weigh: bool,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        variables = {**ENVIRONMENT, **(environment or {})}
+        request = marshal.dumps((copies, weigh, list(argv), variables), 2)
         stdin = self._pipe(self._process.stdin)
         stdin.write(len(request).to_bytes(4, "big") + request)
         stdin.flush()

@@ -1,6 +1,7 @@
 """What is measured: one function for each table."""
 
 import json
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -26,6 +27,7 @@ from benchmarks.rounds import Contestant, run_rounds
 from eic_sandbox.simulator import SSHKey, new_key
 
 CROWD = 200
+STARTED = "agent started by the lookup"
 _INSIDE = Path(__file__).with_name("inside.py")
 _LEAVE = "posix._exit(main())"
 
@@ -40,6 +42,7 @@ class Bench:
     cold: Activated
     rounds: int
     reference: Path | None
+    go_peer: Path | None = None
     key: SSHKey = field(default_factory=new_key)
     lines: dict[str, list[str]] = field(default_factory=dict)
     _pushed_at: float = float("-inf")
@@ -90,6 +93,60 @@ class Bench:
         may_fail = way == "reference"
         return Contestant(name, words, prints, agents.get(way), runs_in_a_round, may_fail)
 
+    def go_lookup(self) -> Contestant:
+        """Look up the key by the native peer, in Go; where it prints something else, it failed."""
+        words = [str(self.go_peer), "openssh-authorized-keys", "--source", "ec2-instance-connect"]
+        words += ["-u", USERS[1], "-f", self.key.fingerprint]
+        environment = {
+            "AWS_EC2_METADATA_SERVICE_ENDPOINT": self.machine.metadata.url,
+            "SSL_CERT_FILE": str(self.machine.directory / "anchors.pem"),
+        }
+        return Contestant(
+            "native peer (Go)",
+            words,
+            frozenset({self.key.line}),
+            may_fail=True,
+            environment=environment,
+        )
+
+
+def opened(bench: Bench) -> dict[str, int]:
+    """Count the files and directories that are opened, with strace; nothing where there is none."""
+    strace = shutil.which("strace")
+    if strace is None:
+        return {}
+    bench.refresh()
+    log, user = bench.machine.directory / "opened", USERS[1]
+    # With -D the traced process is the one that we start.
+    tracing = [strace, "-D", "-f", "-qq", "-e", "trace=open,openat", "-o", str(log)]
+
+    def count(*argv: str) -> int:
+        bench.launcher.run([*tracing, *argv])
+        return _count_opened(log)
+
+    client = bench.machine.client(bench.warm.path, user, bench.key.fingerprint)
+    one_process = str(bench.machine.agent), "authorized-keys", user, bench.key.fingerprint
+    counts = {
+        "bare interpreter": count(PYTHON, "-I", "-S", "-c", "pass"),
+        "client, agent warm": count(*client),
+        "one process (`authorized-keys`)": count(*one_process),
+    }
+    path = bench.machine.directory / "traced.sock"
+    with Activated(bench.machine.agent, path, tracing) as agent:
+        client = bench.machine.client(path, user, bench.key.fingerprint)
+        bench.launcher.run(client, meanwhile=agent.meanwhile)
+        agent.finish()
+    counts[STARTED] = _count_opened(log)
+    return counts
+
+
+def _count_opened(log: Path) -> int:
+    """Count what was opened, once the tracer has written all of it."""
+    size = -1
+    while size != (size := log.stat().st_size):
+        time.sleep(0.2)
+    return sum("open" in line and " = -1 " not in line for line in log.read_text().splitlines())
+
 
 @dataclass(frozen=True, slots=True)
 class Lookups:
@@ -101,6 +158,7 @@ class Lookups:
     cold: Contestant
     cold_none: Contestant
     one_process: Contestant
+    go_peer: Contestant | None
     reference: Contestant | None
     reference_none: Contestant | None
 
@@ -120,6 +178,7 @@ def lookups(bench: Bench) -> Lookups:
         cold=bench.lookup("client, agent started by the lookup", 1, "cold"),
         cold_none=bench.lookup("— user without keys", 0, "cold"),
         one_process=bench.lookup("one process (`authorized-keys`)", 1, "one-process"),
+        go_peer=bench.go_lookup() if bench.go_peer else None,
         reference=bench.lookup("shell reference", 1, "reference") if there else None,
         reference_none=bench.lookup("— user without keys", 0, "reference") if there else None,
     )
@@ -199,6 +258,8 @@ def logins(bench: Bench) -> list[Contestant]:
         if bench.reference is not None:
             reference = sshd("sshd-reference", *asking(["/bin/sh", str(bench.reference)]))
             found.append(Contestant("through the shell reference", reference.login, may_fail=True))
+        cold = sshd("sshd-cold", *asking(machine.client(bench.cold.path)))
+        found.append(Contestant("through the agent, which it starts", cold.login, agent=bench.cold))
         bench.run(found, max(bench.rounds // 2, 1))
     return found
 

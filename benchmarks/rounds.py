@@ -3,7 +3,7 @@
 import math
 import random
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from benchmarks import metadata
@@ -46,6 +46,7 @@ class Contestant:
     agent: Agent | None = None
     runs_in_a_round: int = 1
     may_fail: bool = False
+    environment: Mapping[str, str] = field(default_factory=dict)
     failures: int = 0
     peak_bytes: int = 0
     costs: list[Cost] = field(default_factory=list)
@@ -93,7 +94,12 @@ def _run(
     agent = contestant.agent or _NOBODY
     machine.metadata.do(metadata.take_requests)
     agent.prepare()
-    cost = launcher.run(contestant.argv, weigh=weigh, meanwhile=agent.meanwhile)
+    cost = launcher.run(
+        contestant.argv,
+        weigh=weigh,
+        meanwhile=agent.meanwhile,
+        environment=contestant.environment,
+    )
     agent_cpu_s = agent.finish()
     requests = machine.metadata.do(metadata.take_requests)
     if not contestant.is_right(cost):

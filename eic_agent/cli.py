@@ -546,14 +546,15 @@ def _sshd_changed(outcome: "Outcome") -> int:
 
 
 def _config_check(args: argparse.Namespace) -> int:
-    from eic_agent.reports import config_check
+    from eic_agent.reports import config_check, reach
 
     if args.caller is not None and args.user is None:
         print("eic-agent: --caller wants --user, for whom the key is pushed", file=sys.stderr)
         return 2
     users = UserDatabase()
+    unit = reach.unit_properties()
     whose_eyes = config_check.become_agent(users)
-    found = config_check.check(lambda: _load(args), users, args.user, args.caller)
+    found = config_check.check(lambda: _load(args), users, args.user, args.caller, unit)
     if whose_eyes is not None:
         found.problems.append(whose_eyes)
     print(config_check.text(found.problems), end="", file=sys.stderr)

@@ -8,6 +8,7 @@ next to nothing.
 
 import _socket
 import _thread
+import gc
 import posix
 import select
 import sys
@@ -15,8 +16,16 @@ from time import monotonic
 
 from eic_agent import client
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 BEGAN = monotonic()  # when this process began to run code of ours
 LISTENING = 3  # sd_listen_fds(3): the first, and for us the only, socket that systemd passes
+
+# What requests and urllib3 use where it is there and do without where it is not: TLS, proxies, and
+# guesses at encodings. The agent speaks plain HTTP to the metadata service and to nobody else.
+SPARED = ("chardet", "charset_normalizer", "ssl", "urllib3.contrib.socks")
 
 _MOST_GREETED = 512  # as many as the service holds; who comes later waits in the backlog
 _MOST_OF_A_STRANGER = 8
@@ -94,9 +103,27 @@ def greeter() -> "Greeter | None":
     return Greeter() if is_service and is_ours and environment.get(b"LISTEN_FDS") == b"1" else None
 
 
+def import_the_rest() -> "Callable[..., int]":
+    """Give what runs a command, imported without what nobody needs.
+
+    Nothing that is imported is garbage, so nobody need look for any meanwhile.
+    """
+    import warnings
+
+    gc.disable()
+    warnings.filterwarnings("ignore", "Unable to find acceptable character detection")
+    spared = [name for name in SPARED if name not in sys.modules]
+    sys.modules.update(dict.fromkeys(spared))  # type: ignore[arg-type] # None: cannot be imported
+    from eic_agent import cli
+
+    for name in spared:
+        del sys.modules[name]
+    gc.enable()
+    return cli.main
+
+
 def main() -> int:
     """Run one command and return its exit status."""
     waiting = greeter()
-    from eic_agent import cli
-
-    return cli.main(None, BEGAN, waiting.hand_over) if waiting else cli.main(None, BEGAN)
+    run = import_the_rest()
+    return run(None, BEGAN, waiting.hand_over) if waiting else run(None, BEGAN)

@@ -102,9 +102,9 @@ class Service:
         self._drop_connections()
 
     def _drop_connections(self) -> None:
-        with self._lock:
-            old, self._adapter.pool = self._adapter.pool, self._new_pool()
-        old.close()
+        # Not closed: a request may have taken the old pool a moment ago. A pool closes what it
+        # keeps when nobody has it any more.
+        self._adapter.pool = self._new_pool()
 
     def _new_pool(self) -> HTTPConnectionPool:
         # What the pool does not know it hands to each connection that it makes.

@@ -1,8 +1,9 @@
 """`eic-agent config check`: what the agent would make of the configuration, and of a push."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 
 from eic_agent.configuration import review
 from eic_agent.configuration.config import Loaded
@@ -64,8 +65,12 @@ def check(
     users: UserDatabase,
     user: str | None = None,
     caller: str | None = None,
+    unit: Mapping[str, str] = MappingProxyType({}),
 ) -> Findings:
-    """Read the configuration with all that it names, and try its policy on a user and a caller."""
+    """Read the configuration with all that it names, and try its policy on a user and a caller.
+
+    `unit` is what `reach.unit_properties` told, before root was given up.
+    """
     found = Findings()
     try:
         loaded = load()
@@ -76,7 +81,7 @@ def check(
     # Nobody here chose what is in the system's store, where some are always skipped.
     skipped = () if loaded.config.trust.anchors == "system" else anchors.skipped
     found.problems += [*loaded.warnings, *skipped, *review.remarks(loaded)]
-    found.problems += reach.remarks(loaded.config.imds.endpoint)
+    found.problems += reach.remarks(loaded.config.imds.endpoint, unit)
     deadline = Deadline.after(_USERS_S)
     try:
         found.problems += review.account_remarks(loaded, users, deadline)

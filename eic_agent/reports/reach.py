@@ -6,7 +6,7 @@ addresses that metadata has on EC2; packets to any other are dropped unless a dr
 
 import ipaddress
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from eic_agent.metadata.endpoints import Address, endpoint_addresses, url_of
@@ -18,7 +18,10 @@ _ASK_S = 5.0
 
 
 def unit_properties(systemctl: Path = _SYSTEMCTL) -> Mapping[str, str]:
-    """Ask systemd what the unit lets through, drop-ins included; empty where nobody knows."""
+    """Ask systemd what the unit lets through, drop-ins included; empty where nobody knows.
+
+    root is answered without D-Bus, which a small system may lack.
+    """
     try:
         done = subprocess.run(  # noqa: S603  # arguments never through a shell
             [systemctl, "show", "-p", _PROPERTIES, UNIT],
@@ -34,11 +37,8 @@ def unit_properties(systemctl: Path = _SYSTEMCTL) -> Mapping[str, str]:
     return {name: value for name, _, value in lines}
 
 
-def remarks(
-    endpoint: str, properties: Callable[[], Mapping[str, str]] = unit_properties
-) -> tuple[str, ...]:
+def remarks(endpoint: str, unit: Mapping[str, str]) -> tuple[str, ...]:
     """Give a line with what to do where the unit lets none of the endpoint's addresses through."""
-    unit = properties()
     if unit.get("LoadState") != "loaded":
         return ()
     allowed = _networks(unit.get("IPAddressAllow", ""))

@@ -41,6 +41,7 @@ def test_only_who_configures_it_trusts_other_roots_than_amazons(
     stores = [tmp_path / "none", store]
     for rule in ("auto", "amazon"):
         assert anchors.load_anchors(rule, stores) == anchors.load_amazon_roots()
+        assert anchors.anchor_file(rule, stores) is None
     loaded = anchors.load_anchors("system", stores)
     assert loaded.certificates == (sim.pki.root.certificate,)
     assert anchors.load_anchors(str(store), []) == loaded

@@ -70,6 +70,8 @@ class Instance:
         """Put a file into config.d."""
         written = write_config(self.directory / name, tables)
         self.machine.write(f"{CONFIG_DIRECTORY}/{name}", written.read_bytes())
+        # The agent has read what was there when the machine booted, where it is installed.
+        self.machine.run("systemctl", "try-reload-or-restart", "eic-agent.service", check=False)
 
     def push(self, user: str = "alice") -> Pushed:
         """Push a new key for the user, as `aws ec2-instance-connect send-ssh-public-key` does."""

@@ -1,6 +1,6 @@
 """A local user floods journald and the agent's sockets: logins go on, and none is unrecorded.
 
-Ten seconds here. The minute and the 200 logins of docs/reliability.md:
+Only where it is asked for. The minute and the 200 logins of docs/reliability.md:
 
     EIC_FLOOD_LOGINS=200 EIC_FLOOD_S=60 pytest -n 0 -s tests/machine/test_flood.py
 """
@@ -109,6 +109,7 @@ def check(instance: Instance, made: list[Login]) -> None:
     assert not refused & granted.keys()
 
 
+@pytest.mark.skipif("EIC_FLOOD_S" not in os.environ, reason="set EIC_FLOOD_S=60 to run it")
 @pytest.mark.parametrize("release", ["debian13"], indirect=True)
 def test_a_flood_of_a_strangers_costs_no_login_and_no_entry(instance: Instance) -> None:
     instance.machine.sh("mkdir -p /root/.ssh")

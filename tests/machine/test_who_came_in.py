@@ -1,6 +1,7 @@
-"""A day of logins on a whole machine, and who each session says it is."""
+"""A day of logins on a whole machine, and an unprivileged user who lies to audit and whoami."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +12,10 @@ import pytest
 
 from eic_sandbox.simulator import CALLER
 from tests.machine.instance import Identity, Instance
+from tests.machine.machine import until
+from tests.reports.forgeries import ADDRESS, FORGERIES, SENDER
+
+AUDIT_DOCUMENT = (Path(__file__).parents[2] / "docs/audit.md").read_text()
 
 Row = dict[str, Any]
 
@@ -135,6 +140,38 @@ def _certified(instance: Instance) -> Identity:
     return identity
 
 
+def test_what_an_unprivileged_user_forges_changes_no_row(
+    instance: Instance, session: Stays
+) -> None:
+    machine = instance.machine
+    (login,) = everything(instance)
+    assert (login["kind"], login["end"]) == ("login", "open")
+    machine.write("/home/alice/send.py", SENDER)
+    machine.run("chown", "alice:", "/home/alice/send.py")
+    settings = (
+        f"export HOME=/home/alice PID={login['pid']} KEY={login['fingerprint']} "
+        f"REQUEST={login['request']} OTHER=SHA256:{'A' * 43}; cd; "
+    )
+    for number, script in enumerate(FORGERIES.values()):
+        machine.write(f"/home/alice/forge/{number}.sh", settings + script)
+    forge = "for script in /home/alice/forge/*.sh; do bash $script; done"
+    machine.run("bash", "-c", forge, user="alice", check=False)
+    assert everything(instance) == [login]
+
+    # Without logind a session runs in sshd's own unit.
+    within = instance.authorized_in_file("alice")
+    log_in(within, forge)
+    first, other = everything(instance)
+    assert first == login
+    assert (other["kind"], other["user"]) == ("other-login", "alice")
+    forged = [
+        *machine.journal("EIC_USER=root"),
+        *(e for e in machine.journal("SYSLOG_IDENTIFIER=sshd") if ADDRESS in str(e)),
+    ]
+    assert len(forged) >= 16, "the forged entries are in the journal"
+    assert any(entry.get("_SYSTEMD_UNIT") == "ssh.service" for entry in forged)
+
+
 def test_whoami_names_the_principal_of_each_session_or_says_why_not(
     instance: Instance, session: Stays
 ) -> None:
@@ -160,3 +197,19 @@ def test_whoami_names_the_principal_of_each_session_or_says_why_not(
     without = machine.run("eic-agent", "whoami", user="bob", check=False)
     assert without.returncode == 1
     assert "adm" in without.stderr
+
+
+def test_sudos_log_names_the_principal(instance: Instance) -> None:
+    """As docs/audit.md says."""
+    machine = instance.machine
+    script = re.search(r"    #!/bin/sh\n(?:    .*\n)+", AUDIT_DOCUMENT)
+    line = re.search(r"^    (session optional pam_exec.so .*)$", AUDIT_DOCUMENT, re.MULTILINE)
+    assert script is not None
+    assert line is not None
+    machine.write("/usr/local/sbin/log-principal", re.sub("(?m)^    ", "", script[0]), 0o755)
+    machine.sh(f"echo '{line[1]}' >> /etc/pam.d/sudo")
+    machine.write("/etc/sudoers.d/alice", "alice ALL=(ALL) NOPASSWD: ALL\n", 0o440)
+    assert log_in(instance.push("alice"), "sudo id -un").stdout == "root\n"
+    entry = until(lambda: machine.journal("SYSLOG_IDENTIFIER=sudo-principal"), "sudo's log")[0]
+    assert entry["MESSAGE"] == f"alice as root: {CALLER}"
+    assert entry["_UID"] == "0"

@@ -1,6 +1,8 @@
 """What is asked again, and how often; one packet lost or one 503 is no outage."""
 
 import errno
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -140,11 +142,27 @@ def test_a_connection_that_died_silently_costs_its_fellows_too(
     client = make(url, timeout_s=0.5)
     client.domain(plenty())
     service = client._service
-    pool = service._adapter.pool
+    pool = weakref.ref(service._adapter.pool)
     sim.faults[REGION] = faults.times(1, faults.silence())
     assert client.region(Deadline.after(PLENTY_S)) == "us-east-1"
-    assert service._adapter.pool is not pool
-    assert pool.pool is None, "not closed"
+    gc.collect()
+    assert pool() is None, "kept, and so are its connections"
+
+
+def test_a_request_that_begins_as_connections_are_dropped_goes_on(
+    client: MetadataClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.domain(plenty())
+    service = client._service
+    take_pool = service._adapter.get_connection_with_tls_context
+
+    def overtaken(*args: object, **kwargs: object) -> object:
+        pool = take_pool(*args, **kwargs)
+        service._drop_connections()
+        return pool
+
+    monkeypatch.setattr(service._adapter, "get_connection_with_tls_context", overtaken)
+    assert client.region(plenty()) == "us-east-1"
 
 
 def test_it_says_what_went_wrong_first_and_how_often_it_asked(

@@ -18,7 +18,7 @@ SHOWN = {"LoadState": "loaded", "IPAddressAllow": ALLOWED, "IPAddressDeny": "::/
 
 @pytest.mark.parametrize("endpoint", ["auto", "ipv4", "ipv6", "http://[fd00:ec2::254]:80"])
 def test_what_the_unit_lets_through_needs_no_remark(endpoint: str) -> None:
-    assert remarks(endpoint, lambda: SHOWN) == ()
+    assert remarks(endpoint, SHOWN) == ()
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ def test_what_the_unit_lets_through_needs_no_remark(endpoint: str) -> None:
     ],
 )
 def test_another_address_needs_a_line_in_the_unit(endpoint: str, line: str) -> None:
-    (remark,) = remarks(endpoint, lambda: SHOWN)
+    (remark,) = remarks(endpoint, SHOWN)
     assert f"`{line}`" in remark
     assert f"`systemctl edit {UNIT}`" in remark
     allowed = f"{ALLOWED} {line.removeprefix('IPAddressAllow=')}"
-    assert remarks(endpoint, lambda: {**SHOWN, "IPAddressAllow": allowed}) == ()
+    assert remarks(endpoint, {**SHOWN, "IPAddressAllow": allowed}) == ()
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_another_address_needs_a_line_in_the_unit(endpoint: str, line: str) -> N
     ],
 )
 def test_where_nothing_is_in_the_way_nothing_is_said(unit: dict[str, str]) -> None:
-    assert remarks("http://192.0.2.1", lambda: unit) == ()
+    assert remarks("http://192.0.2.1", unit) == ()
 
 
 def test_a_machine_without_systemd_has_no_such_unit(tmp_path: Path) -> None:

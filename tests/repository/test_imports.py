@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import eic_agent
+from eic_agent import entry
 
 PACKAGE = Path(eic_agent.__file__).parent
 
@@ -176,6 +177,21 @@ def test_a_lookup_does_not_wait_for_what_only_operators_need() -> None:
     loaded = set(done.stdout.split())
     assert "eic_agent.resident.service" in loaded
     assert not loaded & {f"eic_agent.{name}" for name in OPERATORS_ONLY}
+
+
+def test_what_requests_can_do_without_is_not_imported_and_can_be_later() -> None:
+    show = (
+        "import sys\n"
+        "from eic_agent import entry\n"
+        "entry.import_the_rest()\n"
+        "print(*sys.modules)\n"
+        "import ssl, charset_normalizer\n"
+    )
+    done = subprocess.run([sys.executable, "-Werror", "-c", show], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    loaded = set(done.stdout.split())
+    assert "requests" in loaded
+    assert not loaded & set(entry.SPARED)
 
 
 CLOCKS = {("time", "time"), ("datetime", "now"), ("datetime", "utcnow"), ("date", "today")}

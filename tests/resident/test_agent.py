@@ -239,13 +239,15 @@ def test_an_invalid_configuration_at_the_start_is_answered_and_read_again(host: 
     host.sim.config(host.directory, host.url, keys={"max_lifetime_s": "long"})
     command = [str(host.directory / "eic-agent"), "serve", "--socket", str(host.socket)]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as agent:
-        wait_until(host.socket.exists, "the agent listens")
-        done = host.lookup("alice")
-        assert (done.returncode, done.stdout) == (1, "")
-        assert "max_lifetime_s" in done.stderr
-        (host.directory / "config.toml").write_text(valid)
-        wait_until(lambda: host.lookup("alice").stdout, "that it is read again")
-        agent.terminate()
+        try:
+            wait_until(host.socket.exists, "the agent listens")
+            done = host.lookup("alice")
+            assert (done.returncode, done.stdout) == (1, "")
+            assert "max_lifetime_s" in done.stderr
+            (host.directory / "config.toml").write_text(valid)
+            wait_until(lambda: host.lookup("alice").stdout, "that it is read again")
+        finally:
+            agent.terminate()
 
 
 def test_no_socket_is_an_error_that_says_what_would_be_right() -> None:

@@ -1,6 +1,6 @@
 """A cold start as systemd makes it: the socket is there, and who connects starts the agent.
 
-The configuration is a FIFO, so that the agent is starting for as long as a test wants.
+Importing what a lookup needs takes as long as a test wants: until somebody opens a pipe.
 """
 
 import os
@@ -27,6 +27,15 @@ from tests.resident.process import (
 )
 
 KEY = new_key()
+HELD = """
+import sys
+from eic_agent import entry
+pipe, config = sys.argv[1:]
+sys.argv[1:] = ["--config", config, "serve"]
+rest = entry.import_the_rest
+entry.import_the_rest = lambda: (open(pipe).read(), rest())[1]
+sys.exit(entry.main())
+"""
 
 
 class Starting:
@@ -34,14 +43,14 @@ class Starting:
 
     def __init__(self, directory: Path, config: Path) -> None:
         self.path = directory / "agent.sock"
-        self._config = config.read_bytes()
-        self._fifo = directory / "fifo.toml"
-        os.mkfifo(self._fifo)
+        self.config = config
+        self._pipe = directory / "pipe"
+        os.mkfifo(self._pipe)
         self._listening = socket.socket(socket.AF_UNIX)
         self._listening.bind(str(self.path))
         self.path.chmod(0o666)
         self._listening.listen(64)
-        words = [sys.executable, "-m", "eic_agent", "--config", str(self._fifo), "serve"]
+        words = [sys.executable, "-c", HELD, str(self._pipe), str(config)]
         self.process = subprocess.Popen(
             [sys.executable, "-I", "-S", "-c", LIKE_SYSTEMD, str(self._listening.fileno()), *words],
             env={"LISTEN_FDS": "1"},
@@ -61,7 +70,7 @@ class Starting:
         return connection
 
     def may_go_on(self) -> None:
-        self._fifo.write_bytes(self._config)
+        self._pipe.write_bytes(b"")
 
     def close(self) -> None:
         self.process.kill()
@@ -92,7 +101,7 @@ ANSWER = client.DECIDED + len(KEY.line + "\n").to_bytes(4, "big") + f"{KEY.line}
 def test_who_waits_is_greeted_before_the_agent_is_ready(starting: Starting) -> None:
     with starting.ask() as first, starting.ask() as second:
         assert first.recv(10) == second.recv(10) == client.STARTING
-        with starting.ask() as late:  # while the agent reads its configuration
+        with starting.ask() as late:  # while the agent imports
             assert late.recv(10) == client.STARTING
             starting.may_go_on()
             for connection in (first, second, late):
@@ -123,7 +132,8 @@ def test_the_time_of_who_waited_counts_from_when_it_has_started(
 def test_a_lookup_waits_for_a_start_no_longer_than_is_configured(
     starting: Starting, sim: MetadataSimulator
 ) -> None:
-    starting._config = starting._config.replace(b"[imds]", b"[imds]\nstart_s = 1.0")
+    config = starting.config.read_text()
+    starting.config.write_text(config.replace("[imds]", "[imds]\nstart_s = 1.0"))
     with starting.ask() as connection:
         assert connection.recv(10) == client.STARTING
         time.sleep(1.1)
