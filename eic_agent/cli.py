@@ -129,6 +129,12 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--json", action="store_true", help="the same as data")
     command.set_defaults(run=_explain)
 
+    command = commands.add_parser("doctor", help="check everything, and say what to do")
+    command.add_argument("--user", metavar="USER", help="also whether sshd lets this user in")
+    command.add_argument("--socket", type=Path, metavar="PATH", default=Path(client.SOCKET))
+    command.add_argument("--json", action="store_true", help="the same as data")
+    command.set_defaults(run=_doctor)
+
     command = commands.add_parser("audit", help="show who came in, by which IAM principal")
     command.add_argument("--since", metavar="TIME", help="as journalctl takes it: today, -2h, ...")
     command.add_argument("--until", metavar="TIME", help="likewise")
@@ -337,11 +343,12 @@ def _serve(args: argparse.Namespace) -> int:
 
         def load() -> Handlers:
             try:
-                return handlers_of(_load(args))
+                read_at = time.time()  # before: what is written meanwhile may not be in it
+                return handlers_of(_load(args), read_at)
             except ConfigError as error:
                 return without_configuration(error, journal, counters, started)
 
-        def handlers_of(loaded: config.Loaded) -> Handlers:
+        def handlers_of(loaded: config.Loaded, read_at: float) -> Handlers:
             settings = loaded.config
             load_anchors(settings.trust.anchors)  # what cannot be used is found out now
             journal.set_level(settings.log.level)
@@ -352,7 +359,7 @@ def _serve(args: argparse.Namespace) -> int:
             authorizer = _build_authorizer(
                 settings, journal, workers, counters, users, memory=memory
             )
-            agent = Agent(authorizer, journal, time.time, started)
+            agent = Agent(authorizer, journal, time.time, started, read_at)
             idle_exit_s = _STANDBY_IDLE_EXIT_S if args.standby else settings.agent.idle_exit_s
             return Handlers(
                 agent.answer,
@@ -449,6 +456,39 @@ def _looked_up(args: argparse.Namespace, user: str) -> tuple[dict[str, Any], str
             settings, journal, workers, Counters(), UserDatabase(), deadline
         )
         return explain(authorizer, question, deadline).data(), seen_by
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from eic_agent.reports import doctor, reach, status, wire
+    from eic_agent.reports.checks import instance, service, sshd
+    from eic_agent.sshd.survey import System
+
+    system = System()
+    running = None
+    try:
+        wire.require_running(args.socket, system.paths.systemd)
+        running = status.ask(args.socket)
+    except wire.NotRunning:
+        pass  # the check of the units says so
+    read_at = None if running is None else running.get("configuration_read_at")
+    unit = reach.unit_properties()
+
+    def as_agent() -> "Iterable[doctor.Titled]":
+        with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
+
+            def build(loaded: config.Loaded) -> Authorizer:
+                users = UserDatabase()
+                return _build_authorizer(loaded.config, journal, workers, Counters(), users)
+
+            yield from instance.look(lambda: _load(args), build, unit, read_at)
+
+    checks = (
+        *sshd.checks(system, args.user, time.time()),
+        *service.checks(system.paths.systemd, running),
+    )
+    diagnosis = doctor.diagnose(checks, as_agent)
+    print(json.dumps(diagnosis.data(), indent=2) if args.json else diagnosis.text())
+    return diagnosis.exit_status
 
 
 def _agent_uid() -> int | None:

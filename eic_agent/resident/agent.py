@@ -43,6 +43,7 @@ class Agent:
     journal: Journal
     clock: Callable[[], float]
     started: float  # monotonic
+    read_at: float  # when the configuration was read, by the wall clock
 
     def answer(self, request: Request) -> Reply:
         """Answer one lookup, and have it in the journal before the answer leaves."""
@@ -70,6 +71,7 @@ class Agent:
         latencies = sorted(counters.latencies_s.copy())
         return {
             "version": __version__,
+            "configuration_read_at": self.read_at,
             **_counted(counters, service, self.started),
             "metadata_requests": self.authorizer.metadata.requests_sent,
             "latency_s": {
