@@ -114,11 +114,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_serve)
 
-    command = commands.add_parser("status", help="show the counters of the running agent")
+    command = commands.add_parser("status", help="say whether the running agent is ready")
     command.add_argument("--socket", type=Path, metavar="PATH", default=Path(client.SOCKET))
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the same as data")
-    form.add_argument("--openmetrics", action="store_true", help="the same for a scraper")
+    form.add_argument("--counters", action="store_true", help="what it has counted")
+    form.add_argument("--json", action="store_true", help="all of it as data")
+    form.add_argument("--openmetrics", action="store_true", help="the counters for a scraper")
     command.set_defaults(run=_status)
 
     command = commands.add_parser("explain", help="say whether a login would get in, and why not")
@@ -403,17 +404,28 @@ def _client_uids(names: Sequence[str], users: UserDatabase, problems: list[str])
 
 def _status(args: argparse.Namespace) -> int:
     from eic_agent.reports import status, wire
+    from eic_agent.sshd.status import find
+    from eic_agent.sshd.survey import System
 
+    system = System()
     try:
+        wire.require_running(args.socket, system.paths.systemd)
         found = status.ask(args.socket)
     except wire.NotRunning as error:
-        print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
+        states = wire.unit_states(system.paths.systemd)
+        units = "".join(f"; {unit} is {state}" for unit, state in states.items())
+        print(f"eic-agent: not ready: {escape(str(error))}{units}", file=sys.stderr)
         return 1
+    # The client that sshd runs asks no other socket.
+    sshd = find(system) if str(args.socket) == client.SOCKET else None
+    health = status.Health(found, sshd)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(health.data(), indent=2))
+    elif args.openmetrics:
+        print(status.openmetrics(found), end="")
     else:
-        print(status.openmetrics(found) if args.openmetrics else status.text(found), end="")
-    return 1 if "invalid_config" in found else 0
+        print(status.counters(found) if args.counters else health.text(time.time()))
+    return 0 if health.problem is None else 1
 
 
 def _explain(args: argparse.Namespace) -> int:

@@ -80,6 +80,8 @@ class Agent:
             },
             "signer": signer
             and {"name": signer.name, "holds_s": round(signer.valid_until - self.clock(), 3)},
+            "signer_kept": self.authorizer.signers.keeps,
+            "granted_at": counters.granted_at,
             "signer_fetches": self.authorizer.signers.fetches,
             "journal_entries_lost": self.journal.lost,
             "journal_entries_waiting": self.journal.waiting,
