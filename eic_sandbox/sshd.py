@@ -73,6 +73,7 @@ class Sshd(Running):
         self.agent_log = directory / "agent.log"
         self.agent_command = [sys.executable, "-I", "-m", "eic_agent"]
         self.agent_command += ["--config", str(agent_config)]
+        self._agent_config = agent_config
         self._agent_user = getpass.getuser()
         self._machine = machine
         self._settings = settings
@@ -164,6 +165,10 @@ class Sshd(Running):
 
     def _start_agent(self, ends: contextlib.ExitStack) -> None:
         seen = self._make_socket_directory(ends)
+        if self._agent_user == "root":  # whose client runs as nobody
+            clients = self._agent_config.parent / "config.d" / "50-sandbox.toml"
+            clients.parent.mkdir(exist_ok=True)
+            clients.write_text('[agent]\nclients = ["nobody"]\n')
         command = [*self.agent_command, "serve", "--socket", str(self._socket)]
         if self._agent_user != getpass.getuser():
             group = pwd.getpwnam(self._agent_user).pw_gid

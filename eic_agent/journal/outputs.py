@@ -36,9 +36,14 @@ class StderrOutput:
         """Write one line; False where nobody reads."""
         if self._stream is None:
             return False
-        own = [f"{name}={_quoted(value)}" for name, value in fields.items() if name[:4] == "EIC_"]
+        # Only where there is no journal: it brings asyncio, for which a login on a host would wait,
+        # and which the resident agent would keep in memory.
+        from structlog.processors import LogfmtRenderer
+
+        own = {name: value for name, value in fields.items() if name.startswith("EIC_")}
+        line = f"eic-agent: {fields['MESSAGE']} {LogfmtRenderer()(None, '', own)}".rstrip()
         try:
-            self._stream.write(f"{' '.join(['eic-agent:', fields['MESSAGE'], *own])}\n")
+            self._stream.write(f"{line}\n")
             self._stream.flush()
         except OSError:
             return False
@@ -46,13 +51,6 @@ class StderrOutput:
 
     def close(self) -> None:
         """Leave the stream to whoever opened it."""
-
-
-def _quoted(value: str) -> str:
-    if any(character in value for character in ' ="'):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    return value
 
 
 class JournaldOutput:

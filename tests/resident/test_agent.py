@@ -5,7 +5,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -20,6 +20,7 @@ from eic_agent.resident import connection
 from eic_agent.sshd.status import Problem, Report
 from eic_sandbox.simulator import MetadataSimulator, new_key
 from tests.resident.process import wait_until
+from tests.support import not_as_root
 
 ALICES_KEY = new_key()
 metrics_of = cast(Callable[[str], Iterator[Metric]], text_string_to_metric_families)
@@ -42,11 +43,13 @@ class Host:
         """What the agent wrote where it found no journal."""
         return (self.directory / "stderr").read_text()
 
-    def lookup(self, *question: str) -> "subprocess.CompletedProcess[str]":
-        """Ask as sshd does."""
+    def lookup(
+        self, *question: str, before: Sequence[str] = ()
+    ) -> "subprocess.CompletedProcess[str]":
+        """Ask as sshd does, by a command that runs what follows it."""
         options = ["--socket", str(self.socket), "--agent", str(self.directory / "eic-agent")]
         return subprocess.run(
-            [sys.executable, "-I", "-S", client.__file__, *options, *question],
+            [*before, sys.executable, "-I", "-S", client.__file__, *options, *question],
             capture_output=True,
             text=True,
             timeout=60,
@@ -76,7 +79,7 @@ def host(tmp_path: Path) -> Iterator[Host]:
     sim = MetadataSimulator()
     sim.push("alice", ALICES_KEY)
     with sim.serve() as url:
-        config = sim.config(tmp_path, url)
+        config = sim.config(tmp_path, url, agent={"clients": ["nobody"]})
         # What the client falls back to: the same lookup in one process.
         wrapper = tmp_path / "eic-agent"
         wrapper.write_text(
@@ -131,7 +134,7 @@ def test_metadata_out_of_reach_is_no_answer_and_no_fallback(host: Host) -> None:
 
 def test_a_frozen_agent_is_fallen_back_from_and_counts_it_later(host: Host) -> None:
     host.agent.send_signal(signal.SIGSTOP)
-    done = host.lookup("alice", ALICES_KEY.fingerprint)
+    done = host.lookup("alice", ALICES_KEY.fingerprint, before=not_as_root())
     assert done.stdout == ALICES_KEY.line + "\n", done.stderr
     host.agent.send_signal(signal.SIGCONT)
     wait_until(lambda: host.counters()["fallbacks"] == 1, "the agent counts it")
@@ -272,6 +275,7 @@ def test_an_invalid_configuration_grants_no_key_and_status_shows_it_until_it_is_
 def test_an_invalid_configuration_at_the_start_is_answered_and_read_again(host: Host) -> None:
     host.agent.terminate()
     host.agent.wait(30)
+    host.socket.unlink(missing_ok=True)  # one that is ended while it starts leaves it
     valid = (host.directory / "config.toml").read_text()
     host.sim.config(host.directory, host.url, keys={"max_lifetime_s": "long"})
     command = [str(host.directory / "eic-agent"), "serve", "--socket", str(host.socket)]

@@ -26,7 +26,7 @@ from tests.resident.process import (
     send,
     wait_until,
 )
-from tests.support import root
+from tests.support import not_as_root, root
 
 NOBODY = 65534
 
@@ -378,24 +378,27 @@ def test_the_status_tells_counts(start: StartAgent) -> None:
 # -- an agent in trouble, as the client sees it --------------------------------------------------
 
 
-def run_client(agent: Agent, one_process: str = "/bin/echo") -> str:
+def run_client(agent: Agent, user: str = "echo") -> str:
     argv = [sys.executable, "-I", "-S", client.__file__, "--socket", str(agent.path)]
     done = subprocess.run(
-        [*argv, "--agent", one_process, "echo"], capture_output=True, text=True, check=True
+        [*not_as_root(), *argv, "--agent", "/bin/echo", user],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stderr == ""
     return done.stdout
 
 
 def test_killed_and_started_again_on_the_remains(directory: Path, start: StartAgent) -> None:
-    agent = start()
+    agent = start(clients=[NOBODY])
     agent.kill()
     assert run_client(agent).startswith("authorized-keys echo --deadline-s ")
-    assert run_client(start()).startswith("echo None ")
+    assert run_client(start(clients=[NOBODY])).startswith("echo None ")
 
 
 def test_killed_in_the_middle_of_a_lookup(start: StartAgent) -> None:
-    agent = start()
+    agent = start(clients=[NOBODY])
 
     def kill_in_the_middle() -> None:
         wait_until(lambda: agent.status()["connections"] == 2, "for the lookup to arrive")
@@ -404,17 +407,14 @@ def test_killed_in_the_middle_of_a_lookup(start: StartAgent) -> None:
     killer = threading.Thread(target=kill_in_the_middle)
     killer.start()
     try:
-        argv = [sys.executable, "-I", "-S", client.__file__, "--socket", str(agent.path)]
-        done = subprocess.run(
-            [*argv, "--agent", "/bin/echo", "sleep:60"], capture_output=True, text=True, check=True
-        )
+        told = run_client(agent, "sleep:60")
     finally:
         killer.join()
-    assert done.stdout.startswith("authorized-keys sleep:60 --deadline-s ")
+    assert told.startswith("authorized-keys sleep:60 --deadline-s ")
 
 
 def test_frozen_and_thawed(start: StartAgent) -> None:
-    agent = start()
+    agent = start(clients=[NOBODY])
     agent.signal(signal.SIGSTOP)
     assert run_client(agent).startswith("authorized-keys echo --deadline-s ")
     agent.signal(signal.SIGCONT)
@@ -422,6 +422,6 @@ def test_frozen_and_thawed(start: StartAgent) -> None:
 
 
 def test_a_socket_that_was_removed(start: StartAgent) -> None:
-    agent = start()
+    agent = start(clients=[NOBODY])
     agent.path.unlink()
     assert run_client(agent).startswith("authorized-keys echo --deadline-s ")

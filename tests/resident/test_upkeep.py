@@ -1,12 +1,16 @@
 """What the agent does while nobody asks: the signer is proved ahead, and memory is given back."""
 
 import base64
+import fcntl
 import math
 import os
 import socket
+import sys
+import termios
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from io import FileIO
 from pathlib import Path
 from typing import cast
 
@@ -145,9 +149,15 @@ def pressed(directory: Path, fifo: Path) -> Iterator[Agent]:
         agent.kill()
 
 
+def unread(pipe: FileIO) -> int:
+    """How many bytes nobody has read yet."""
+    return int.from_bytes(fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+
 def test_pressure_is_borne_once_and_then_the_agent_leaves(pressed: Agent, fifo: Path) -> None:
     with fifo.open("wb", buffering=0) as pipe:
         pipe.write(b"x")
+        wait_until(lambda: not unread(pipe), "the agent to hear of it")
         assert pressed.ask("still here")[0] == b"A"
         assert pressed.process.poll() is None
         pipe.write(b"x")
