@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from eic_agent import __version__, client
 from eic_agent.configuration import config
@@ -114,17 +114,27 @@ def _parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=_serve)
 
-    command = commands.add_parser("status", help="show the counters of the running agent")
+    command = commands.add_parser("status", help="say whether the running agent is ready")
     command.add_argument("--socket", type=Path, metavar="PATH", default=Path(client.SOCKET))
     form = command.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="the same as data")
-    form.add_argument("--openmetrics", action="store_true", help="the same for a scraper")
+    form.add_argument("--counters", action="store_true", help="what it has counted")
+    form.add_argument("--json", action="store_true", help="all of it as data")
+    form.add_argument("--openmetrics", action="store_true", help="the counters for a scraper")
     command.set_defaults(run=_status)
 
-    command = commands.add_parser("explain", help="show every step of a lookup, deciding nothing")
+    command = commands.add_parser("explain", help="say whether a login would get in, and why not")
     _add_question(command)
-    command.add_argument("--json", action="store_true", help="the same as data")
+    command.add_argument("--socket", type=Path, metavar="PATH", default=Path(client.SOCKET))
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--verbose", action="store_true", help="with all that the steps found")
+    form.add_argument("--json", action="store_true", help="the same as data")
     command.set_defaults(run=_explain)
+
+    command = commands.add_parser("doctor", help="check everything, and say what to do")
+    command.add_argument("--user", metavar="USER", help="also whether sshd lets this user in")
+    command.add_argument("--socket", type=Path, metavar="PATH", default=Path(client.SOCKET))
+    command.add_argument("--json", action="store_true", help="the same as data")
+    command.set_defaults(run=_doctor)
 
     command = commands.add_parser("audit", help="show who came in, by which IAM principal")
     command.add_argument("--since", metavar="TIME", help="as journalctl takes it: today, -2h, ...")
@@ -334,11 +344,12 @@ def _serve(args: argparse.Namespace) -> int:
 
         def load() -> Handlers:
             try:
-                return handlers_of(_load(args))
+                read_at = time.time()  # before: what is written meanwhile may not be in it
+                return handlers_of(_load(args), read_at)
             except ConfigError as error:
                 return without_configuration(error, journal, counters, started)
 
-        def handlers_of(loaded: config.Loaded) -> Handlers:
+        def handlers_of(loaded: config.Loaded, read_at: float) -> Handlers:
             settings = loaded.config
             load_anchors(settings.trust.anchors)  # what cannot be used is found out now
             journal.set_level(settings.log.level)
@@ -349,7 +360,7 @@ def _serve(args: argparse.Namespace) -> int:
             authorizer = _build_authorizer(
                 settings, journal, workers, counters, users, memory=memory
             )
-            agent = Agent(authorizer, journal, time.time, started)
+            agent = Agent(authorizer, journal, time.time, started, read_at)
             idle_exit_s = _STANDBY_IDLE_EXIT_S if args.standby else settings.agent.idle_exit_s
             return Handlers(
                 agent.answer,
@@ -392,35 +403,104 @@ def _client_uids(names: Sequence[str], users: UserDatabase, problems: list[str])
 
 
 def _status(args: argparse.Namespace) -> int:
-    from eic_agent.reports import status
+    from eic_agent.reports import status, wire
+    from eic_agent.sshd.status import find
+    from eic_agent.sshd.survey import System
 
+    system = System()
     try:
+        wire.require_running(args.socket, system.paths.systemd)
         found = status.ask(args.socket)
-    except status.NotRunning as error:
-        print(f"eic-agent: {escape(str(error))}", file=sys.stderr)
+    except wire.NotRunning as error:
+        states = wire.unit_states(system.paths.systemd)
+        units = "".join(f"; {unit} is {state}" for unit, state in states.items())
+        print(f"eic-agent: not ready: {escape(str(error))}{units}", file=sys.stderr)
         return 1
+    # The client that sshd runs asks no other socket.
+    sshd = find(system) if str(args.socket) == client.SOCKET else None
+    health = status.Health(found, sshd)
     if args.json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(health.data(), indent=2))
+    elif args.openmetrics:
+        print(status.openmetrics(found), end="")
     else:
-        print(status.openmetrics(found) if args.openmetrics else status.text(found), end="")
-    return 1 if "invalid_config" in found else 0
+        print(status.counters(found) if args.counters else health.text(time.time()))
+    return 0 if health.problem is None else 1
 
 
 def _explain(args: argparse.Namespace) -> int:
-    from eic_agent.reports.explain import explain
+    from eic_agent.reports.explain import Report
+    from eic_agent.sshd import access
+    from eic_agent.sshd.survey import System
 
+    asked = access.find(System(), args.user, time.time())
+    lookup, seen_by = _looked_up(args, asked.name or args.user)
+    report = Report(asked, lookup, seen_by)
+    print(json.dumps(report.data(), indent=2) if args.json else report.text(verbose=args.verbose))
+    return 0 if report.grants else 1
+
+
+def _looked_up(args: argparse.Namespace, user: str) -> tuple[dict[str, Any], str]:
+    """Have the running agent look, or where it does not run, look as its user; say who did."""
+    from eic_agent.lookup.explanation import explain, undecided
+    from eic_agent.reports import config_check, wire
+    from eic_agent.reports.explain import ask_agent
+    from eic_agent.sshd.launch import Systemd
+
+    question = Question(user, args.fingerprint or None)
+    if args.config is None and os.geteuid() == 0:
+        try:
+            wire.require_running(args.socket, Systemd())
+            return ask_agent(args.socket, user, question.fingerprint), "the running agent"
+        except wire.NotRunning as error:
+            why = f"a process of its own ({escape(str(error))})"
+    else:
+        why = "a process of its own"
+    whose_eyes = config_check.become_agent(UserDatabase())
+    seen_by = f"{why}, {whose_eyes or 'as the user of the agent'}"
     try:
         settings = _load(args).config
     except ConfigError as error:
-        return _undecided(Reason.INVALID_CONFIG, str(error))
+        return undecided(question, Reason.INVALID_CONFIG, str(error)).data(), seen_by
     deadline = Deadline.after(settings.imds.deadline_s)
     with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
         authorizer = _build_authorizer(
             settings, journal, workers, Counters(), UserDatabase(), deadline
         )
-        explanation = explain(authorizer, _question(args), deadline)
-    print(json.dumps(explanation.data(), indent=2) if args.json else explanation.text())
-    return 0 if explanation.answer.lines else 1
+        return explain(authorizer, question, deadline).data(), seen_by
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from eic_agent.reports import doctor, reach, status, wire
+    from eic_agent.reports.checks import instance, service, sshd
+    from eic_agent.sshd.survey import System
+
+    system = System()
+    running = None
+    try:
+        wire.require_running(args.socket, system.paths.systemd)
+        running = status.ask(args.socket)
+    except wire.NotRunning:
+        pass  # the check of the units says so
+    read_at = None if running is None else running.get("configuration_read_at")
+    unit = reach.unit_properties()
+
+    def as_agent() -> "Iterable[doctor.Titled]":
+        with closing(open_journal()) as journal, ThreadPoolExecutor(1) as workers:
+
+            def build(loaded: config.Loaded) -> Authorizer:
+                users = UserDatabase()
+                return _build_authorizer(loaded.config, journal, workers, Counters(), users)
+
+            yield from instance.look(lambda: _load(args), build, unit, read_at)
+
+    checks = (
+        *sshd.checks(system, args.user, time.time()),
+        *service.checks(system.paths.systemd, running),
+    )
+    diagnosis = doctor.diagnose(checks, as_agent)
+    print(json.dumps(diagnosis.data(), indent=2) if args.json else diagnosis.text())
+    return diagnosis.exit_status
 
 
 def _agent_uid() -> int | None:

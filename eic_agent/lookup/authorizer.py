@@ -53,6 +53,7 @@ class Counters:
 
     lookups: int = 0
     granted: int = 0
+    granted_at: float | None = None  # the last one, in seconds since the epoch
     refused: Counter[str] = field(default_factory=Counter)
     undecided: Counter[str] = field(default_factory=Counter)
     latencies_s: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
@@ -125,7 +126,8 @@ class Authorizer:
                     for o in outcomes
                 ),
             )
-        self._count(answer, time.monotonic() - begun)
+        if trace is untraced:  # who wants an explanation is no login
+            self._count(answer, time.monotonic() - begun)
         return answer
 
     def prepare(self, deadline: Deadline) -> float:
@@ -138,6 +140,8 @@ class Authorizer:
     def record(self, question: Question, answer: Answer, deadline: Deadline) -> Answer:
         """Tell the journal (step 9), which may take until the deadline; give what sshd may have."""
         recorded = self._recorder.record(question, answer, deadline)
+        if recorded.lines:
+            self.counters.granted_at = self._clock()
         if missing := len(answer.lines) - len(recorded.lines):
             with self._lock:
                 self.counters.granted -= missing

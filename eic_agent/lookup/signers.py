@@ -139,6 +139,11 @@ class Signers:
             self._flights.get(_Wanted(instance_id, untraced, signer), deadline.remaining())
         return max(self._renew_at - self._timer(), _LEAST_PAUSE_S)
 
+    @property
+    def keeps(self) -> bool:
+        """Whether a signer is kept at all; where none is, each lookup proves it."""
+        return self._rules.max_cache_s > 0
+
     def cached(self) -> TrustedSigner | None:
         """Give the newest signer that holds, by the clock and by the time since it was proved."""
         return next(iter(self._held()), None)

@@ -1,121 +1,125 @@
-"""`eic-agent explain`: the nine steps of a lookup, with what was fetched, computed, compared."""
+"""`eic-agent explain`: whether sshd asks us for a user, and the lookup's steps."""
 
-import dataclasses
 import datetime
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from eic_agent.journal.entries import escape
-from eic_agent.lookup.authorizer import Authorizer
-from eic_agent.lookup.question import Answer, Question
-from eic_agent.metadata.deadline import Deadline
-
-STEPS = (
-    "Name",
-    "User policy",
-    "Identity",
-    "Active keys",
-    "Signer",
-    "Blocks",
-    "Block checks",
-    "Caller policy",
-    "Grant",
-)
+from eic_agent.reports import wire
+from eic_agent.resident.connection import EXPLAIN_PROTOCOL
+from eic_agent.sshd.access import Access
 
 _MOMENTS = ("expires", "holds_until")  # facts that are seconds since the epoch
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one step found, once; a step over several blocks finds something for each."""
+class Report:
+    """What sshd does for the user, the lookup as data, and by whose eyes that was seen."""
 
-    step: int
-    outcome: str
-    facts: Mapping[str, object]
+    access: Access
+    lookup: Mapping[str, Any]
+    seen_by: str
 
+    @property
+    def grants(self) -> bool:
+        """Whether a login would get in: sshd asks us, and is given a key."""
+        return self.access.asks is True and bool(self.lookup["authorized_keys"])
 
-@dataclass(slots=True)
-class Explanation:
-    """The findings of one lookup in their order, and its answer."""
-
-    question: Question
-    findings: list[Finding] = field(default_factory=list)
-    answer: Answer = field(default_factory=Answer)
-
-    def data(self) -> dict[str, object]:
-        """Give everything as what JSON can hold."""
+    def data(self) -> dict[str, Any]:
+        """Give everything as what JSON can hold; `granted` is the verdict."""
         return {
-            "user": self.question.user,
-            "fingerprint": self.question.fingerprint,
-            "steps": [
-                {
-                    "step": number,
-                    "title": title,
-                    "findings": [
-                        {"outcome": finding.outcome, **_plain_facts(finding)}
-                        for finding in self.findings
-                        if finding.step == number
-                    ],
-                }
-                for number, title in enumerate(STEPS, start=1)
-            ],
-            "decisions": [_plain(decision) for decision in self.answer.decisions],
-            "authorized_keys": list(self.answer.lines),
-            "undecided": self.answer.undecided.value if self.answer.undecided else None,
-            "detail": self.answer.detail,
+            "granted": self.grants,
+            "seen_by": self.seen_by,
+            "sshd": self.access.data(),
+            **self.lookup,
         }
 
-    def text(self) -> str:
-        """Give everything for people: a line for each finding, its facts indented below."""
-        lines = []
-        for number, title in enumerate(STEPS, start=1):
-            findings = [finding for finding in self.findings if finding.step == number]
-            if not findings:
-                lines.append(f"{number}. {title}: not reached")
-            for finding in findings:
-                lines.append(f"{number}. {title}: {escape(finding.outcome)}")
-                lines += [
-                    f"     {name}: {escape(_shown(name, value))}"
-                    for name, value in _plain_facts(finding).items()
-                ]
-        return "\n".join([*lines, self._conclusion()])
+    def text(self, *, verbose: bool = False) -> str:
+        """Give the verdict and the reason, then a line for each step; verbose: all facts, too."""
+        lines = [*self._verdict(), f"Seen by {self.seen_by}.", ""]
+        lines += self._step_0(verbose=verbose)
+        for step in self.lookup["steps"]:
+            title = f"{step['step']}. {step['title']}"
+            if not step["findings"]:
+                lines += [f"{title}: not reached"]
+            elif not verbose:
+                lines += [f"{title}: {_in_short(step['findings'])}"]
+            else:
+                for finding in step["findings"]:
+                    facts = {k: v for k, v in finding.items() if k != "outcome"}
+                    lines.append(f"{title}: {finding['outcome']}")
+                    lines += [f"     {name}: {shown(name, value)}" for name, value in facts.items()]
+        return "\n".join(map(escape, lines))
 
-    def _conclusion(self) -> str:
-        if self.answer.undecided is not None:
-            reason = self.answer.undecided.value
-            return f"Nothing could be decided: {reason}: {escape(self.answer.detail)}"
-        if self.answer.lines:
-            return f"sshd would be told of {len(self.answer.lines)} key(s)."
-        return "sshd would be told of no key."
+    def _verdict(self) -> Iterator[str]:
+        user, keys = self.lookup["user"], self.lookup["authorized_keys"]
+        if self.access.asks is None:
+            yield f"Not known: whether sshd asks eic-agent for {user} is not seen without root."
+        for problem in self.access.problems[:1]:
+            yield f"No login for {user}: {problem.what}. {problem.remedy}."
+        if self.lookup["undecided"]:
+            reason = self.lookup["undecided"]
+            yield f"Nothing could be decided: {reason}: {self.lookup['detail']}"
+        elif keys:
+            asks = self.access.asks
+            would = "sshd is told of" if asks else "eic-agent would tell sshd of"
+            yield f"{would} {len(keys)} key(s) for {user}."
+        else:
+            yield f"sshd is told of no key for {user}: {_why(self.lookup)}"
+
+    def _step_0(self, *, verbose: bool) -> Iterator[str]:
+        access = self.access
+        title = "0. sshd asks"
+        if access.asks is None:
+            yield f"{title}: not seen without root ({access.not_seen})"
+        for problem in access.problems:
+            yield f"{title}: no: {problem.what}"
+        if access.asks:
+            yield f"{title}: ok, as {access.command_user} ({access.set_at})"
+        for remark in access.remarks:
+            yield f"{title}: mind: {remark.what}"
+        if access.name not in (None, access.user):
+            yield f"{title}: the user database calls {access.user} {access.name}: push for that"
+        if verbose and access.command is not None:
+            yield f"     command: {access.command}"
 
 
-def explain(authorizer: Authorizer, question: Question, deadline: Deadline) -> Explanation:
-    """Run a lookup as sshd's would, and keep what every step found; the journal is told nothing."""
-    explanation = Explanation(question)
-
-    def trace(step: int, outcome: str, **facts: object) -> None:
-        explanation.findings.append(Finding(step, outcome, facts))
-
-    explanation.answer = authorizer.lookup(question, deadline, trace)
-    return explanation
+def ask_agent(path: Path, user: str, fingerprint: str | None) -> dict[str, Any]:
+    """Have the running agent look and explain. Raises wire.NotRunning; it answers root only."""
+    fields = (EXPLAIN_PROTOCOL, os.fsencode(user), os.fsencode(fingerprint or ""))
+    data: dict[str, Any] = json.loads(wire.ask(path, b"\0".join(fields)))
+    return data
 
 
-def _plain_facts(finding: Finding) -> dict[str, object]:
-    return {name: _plain(value) for name, value in finding.facts.items()}
+def _why(lookup: Mapping[str, Any]) -> str:
+    """Give the last thing that a step found against a key."""
+    reasons = list(
+        dict.fromkeys(f"{one['reason']}: {one['detail']}" for one in lookup["decisions"])
+    )
+    if reasons:
+        return "; ".join(reasons[:3]) + ("; ..." if len(reasons) > 3 else "")
+    found = [one["outcome"] for step in lookup["steps"] for one in step["findings"]]
+    bad = [outcome for outcome in found if outcome not in ("ok", "compares")]
+    return bad[-1] if bad else "none was offered"
 
 
-def _plain(value: object) -> object:
-    """Give a value as what JSON can hold; bytes as text, escaped where they are not ASCII."""
-    if isinstance(value, bytes):
-        return value.decode("ascii", "backslashreplace")
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
+def _in_short(findings: list[dict[str, Any]]) -> str:
+    outcomes = [one["outcome"] for one in findings if one["outcome"] != "compares"]
+    counted = dict.fromkeys(outcomes or ["compared"])
+    texts = []
+    for outcome in counted:
+        times = outcomes.count(outcome)
+        texts.append(outcome if times < 2 else f"{outcome} ({times} times)")
+    problems = [str(one["problem"]) for one in findings if one.get("problem")]
+    return ", ".join(texts) + (f": {problems[0]}" if problems else "")
 
 
-def _shown(name: str, value: object) -> str:
+def shown(name: str, value: object) -> str:
+    """Give a fact for people; moments as UTC."""
     if name in _MOMENTS and isinstance(value, (int, float)):
         try:
             moment = datetime.datetime.fromtimestamp(value, datetime.timezone.utc)
@@ -123,7 +127,7 @@ def _shown(name: str, value: object) -> str:
             return f"{value} (beyond any calendar)"
         return f"{value:.0f} ({moment:%Y-%m-%d %H:%M:%S} UTC)"
     if isinstance(value, dict):
-        return ", ".join(f"{key} {_shown('', item)}" for key, item in value.items())
+        return ", ".join(f"{key} {shown('', item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ", ".join(_shown("", item) for item in value) or "none"
+        return ", ".join(shown("", item) for item in value) or "none"
     return "none" if value in (None, "") else str(value)

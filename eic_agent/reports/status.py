@@ -1,16 +1,16 @@
-"""`eic-agent status`: asks the running agent for its counters, and shows them."""
+"""`eic-agent status`: whether the running agent is ready and asked by sshd, and its counters."""
 
 import json
-import socket
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from eic_agent import client
 from eic_agent.journal.entries import escape
+from eic_agent.reports import wire
 from eic_agent.resident.connection import STATUS_PROTOCOL
-
-_TIMEOUT_S = 5.0
+from eic_agent.sshd.status import Report
 
 # name in the status: (OpenMetrics name, type, help)
 _METRICS = {
@@ -28,32 +28,70 @@ _METRICS = {
 }
 
 
-class NotRunning(Exception):
-    """No agent answers at the socket; the text says what happened."""
-
-
 def ask(path: Path) -> dict[str, Any]:
-    """Give what the agent at a socket says of itself. Raises NotRunning."""
-    try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_TIMEOUT_S)
-            connection.connect(str(path))
-            connection.sendall(len(STATUS_PROTOCOL).to_bytes(2, "big") + STATUS_PROTOCOL)
-            reply = b"".join(iter(lambda: connection.recv(65536), b""))
-    except OSError as error:
-        raise NotRunning(f"no agent answers at {path}: {error}") from None
-    reply = reply.removeprefix(client.STARTING)
-    if reply[:2] != client.GREETING + client.DECIDED:
-        raise NotRunning(f"the agent at {path} does not answer this user")
-    try:
-        status: dict[str, Any] = json.loads(reply[6:])
-    except ValueError:
-        raise NotRunning(f"the agent at {path} did not answer to the end") from None
+    """Give what the agent at a socket says of itself. Raises wire.NotRunning."""
+    status: dict[str, Any] = json.loads(wire.ask(path, STATUS_PROTOCOL))
     return status
 
 
-def text(status: Mapping[str, Any]) -> str:
-    """Give the status for people, a line for each fact."""
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What the agent says of itself, and what sshd does; None where that is another's agent."""
+
+    agent: Mapping[str, Any]
+    sshd: Report | None
+
+    @property
+    def problem(self) -> str | None:
+        """Say why logins by pushed keys cannot work; None where they can."""
+        if invalid := self.agent.get("invalid_config"):
+            return f"the configuration is invalid, so no key is granted: {invalid}"
+        if self.sshd is not None and self.sshd.exit_status and self.sshd.not_seen is None:
+            said = [problem.what for problem in self.sshd.problems]
+            return "; ".join(said) or "sshd does not ask eic-agent, or would not run its client"
+        if self.agent.get("signer") is None and self.agent.get("signer_kept"):
+            return "no signer is proved now; `eic-agent doctor` says why"
+        return None
+
+    def data(self) -> dict[str, Any]:
+        """Give everything as JSON can hold it."""
+        asks = None if self.sshd is None else self.sshd.asks_us
+        return {"ready": self.problem is None, "problem": self.problem, "sshd_asks": asks} | dict(
+            self.agent
+        )
+
+    def text(self, now: float) -> str:
+        """Give the verdict, then a line for each fact that it rests on."""
+        agent, problem = self.agent, self.problem
+        read_at, granted_at = agent.get("configuration_read_at"), agent.get("granted_at")
+        signer = agent.get("signer")
+        lines = [f"Not ready: {problem}" if problem else "Ready."]
+        facts = {
+            "sshd": self._sshd(),
+            "configuration": "invalid" if read_at is None else f"valid, read {_moment(read_at)}",
+            "signer": f"{signer['name']}, proved until {_moment(now + signer['holds_s'])}"
+            if signer
+            else "none is proved now",
+            "last grant": "none" if granted_at is None else _moment(granted_at),
+            "running since": f"{_moment(now - agent['uptime_s'])}, version {agent['version']}",
+        }
+        lines += [f"  {name:14} {fact}" for name, fact in facts.items()]
+        return "\n".join(map(escape, lines))
+
+    def _sshd(self) -> str:
+        if self.sshd is None:
+            return "not looked at: this is not the socket that sshd's client asks"
+        if self.sshd.not_seen is not None:
+            return "not seen without root"
+        return f"asks, as {self.sshd.user}" if not self.sshd.exit_status else "does not ask"
+
+
+def _moment(seconds: float) -> str:
+    return f"{datetime.fromtimestamp(seconds, timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def counters(status: Mapping[str, Any]) -> str:
+    """Give all that the agent counts for people, a line for each."""
     return "\n".join(f"{escape(name):24} {escape(value)}" for name, value in _flat(status))
 
 

@@ -1,6 +1,7 @@
 """The resident agent: an authorizer behind the service, and what it tells about itself."""
 
 import dataclasses
+import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ from eic_agent.journal.entries import escape
 from eic_agent.journal.writer import Journal
 from eic_agent.lookup.authorizer import Authorizer
 from eic_agent.lookup.authorizer import Counters as LookupCounters
+from eic_agent.lookup.explanation import explain, undecided
 from eic_agent.lookup.question import Question
 from eic_agent.metadata.deadline import Deadline
 from eic_agent.resident.connection import Reply, Request
@@ -41,6 +43,7 @@ class Agent:
     journal: Journal
     clock: Callable[[], float]
     started: float  # monotonic
+    read_at: float  # when the configuration was read, by the wall clock
 
     def answer(self, request: Request) -> Reply:
         """Answer one lookup, and have it in the journal before the answer leaves."""
@@ -52,6 +55,9 @@ class Agent:
             client_uid=request.peer.uid,
         )
         deadline = Deadline(request.ends)
+        if request.explain:
+            found = explain(self.authorizer, question, deadline)
+            return Reply((json.dumps(found.data()),))
         answer = self.authorizer.lookup(question, deadline)
         recorded = self.authorizer.record(question, answer, deadline)
         if recorded.undecided is not None:
@@ -65,6 +71,7 @@ class Agent:
         latencies = sorted(counters.latencies_s.copy())
         return {
             "version": __version__,
+            "configuration_read_at": self.read_at,
             **_counted(counters, service, self.started),
             "metadata_requests": self.authorizer.metadata.requests_sent,
             "latency_s": {
@@ -73,6 +80,8 @@ class Agent:
             },
             "signer": signer
             and {"name": signer.name, "holds_s": round(signer.valid_until - self.clock(), 3)},
+            "signer_kept": self.authorizer.signers.keeps,
+            "granted_at": counters.granted_at,
             "signer_fetches": self.authorizer.signers.fetches,
             "journal_entries_lost": self.journal.lost,
             "journal_entries_waiting": self.journal.waiting,
@@ -89,6 +98,10 @@ def without_configuration(
     lock = threading.Lock()
 
     def answer(request: Request) -> Reply:
+        if request.explain:
+            question = Question(request.user, request.fingerprint)
+            found = undecided(question, Reason.INVALID_CONFIG, detail)
+            return Reply((json.dumps(found.data()),))
         with lock:
             counters.lookups += 1
             counters.undecided[Reason.INVALID_CONFIG.value] += 1

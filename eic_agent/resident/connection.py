@@ -19,6 +19,8 @@ from eic_agent import client
 # Requests of one field: for the status, answered in JSON; and the news that a client fell back.
 STATUS_PROTOCOL = b"EIC1-STATUS"
 FELL_BACK_PROTOCOL = b"EIC1-FELL-BACK"
+# With user and fingerprint: a lookup that grants nothing, answered in JSON; of root only.
+EXPLAIN_PROTOCOL = b"EIC1-EXPLAIN"
 
 _NUMBER = re.compile(rb"[0-9]{1,10}")
 # As sshd's %f gives it (sshd_config(5)), by either hash that it knows; ours is SHA-256's.
@@ -55,6 +57,7 @@ class Request:
     arrived: float
     ends: float
     peer: Peer
+    explain: bool = False  # what each step finds is the answer; nothing is granted or counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +131,10 @@ def parse_request(
 ) -> Request:
     """Give the lookup that the bytes after the length ask for; raises ValueError."""
     fields = data.split(b"\0")
+    if fields[0] == EXPLAIN_PROTOCOL and len(fields) == 3 and peer.uid == 0:
+        who, key = map(os.fsdecode, fields[1:])
+        ends = min(arrived + deadline_s, latest)
+        return Request(who, key or None, None, arrived, ends, peer, explain=True)
     if len(fields) != 5 or fields[0] != client.PROTOCOL:
         raise ValueError("not a request of this protocol")
     user, fingerprint, sshd_pid, left_ms = fields[1:]

@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +31,22 @@ class Effective:
     environment: str = "no"  # which variables users may set: no, yes or patterns
 
 
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting that sshd shows, by keyword in lower case; lists have a value for each line."""
+
+    lines: Mapping[str, tuple[str, ...]]
+
+    def one(self, keyword: str) -> str | None:
+        """Return the value of a setting, None where sshd shows none, or `none`."""
+        values = self.lines.get(keyword)
+        return _unless_none(values[-1]) if values else None
+
+    def words(self, keyword: str) -> tuple[str, ...]:
+        """Return the words of all its lines."""
+        return tuple(word for value in self.lines.get(keyword, ()) for word in value.split())
+
+
 class Sshd:
     """Answers what sshd makes of a configuration."""
 
@@ -43,26 +59,39 @@ class Sshd:
 
     def effective(self, tree: Tree) -> Effective:
         """Ask sshd; raises NotAccepted where it does not accept it, or cannot be asked."""
-        copies = Path(tempfile.mkdtemp(dir=self._scratch))
-        try:
-            shown = self._show(tree.copy(copies))
-        except (ProgramFailed, OSError) as error:
-            raise NotAccepted(str(error).replace(str(copies), "")) from error
-        settings = dict(line.partition(" ")[::2] for line in shown.splitlines())
+        settings = self.settings(tree)
         return Effective(
-            command=_unless_none(settings.get(COMMAND)),
-            user=_unless_none(settings.get(USER)),
-            public_keys=settings.get("pubkeyauthentication") != "no",
-            environment=settings.get("permituserenvironment", "no"),
+            command=settings.one(COMMAND),
+            user=settings.one(USER),
+            public_keys=settings.one("pubkeyauthentication") != "no",
+            environment=settings.one("permituserenvironment") or "no",
         )
 
-    def _show(self, main: Path) -> str:
+    def settings(self, tree: Tree, connection: str | None = None) -> Settings:
+        """Ask sshd for every setting, for a login that sshd's -C describes where one is given.
+
+        Raises NotAccepted.
+        """
+        copies = Path(tempfile.mkdtemp(dir=self._scratch))
+        try:
+            shown = self._show(tree.copy(copies), connection)
+        except (ProgramFailed, OSError) as error:
+            raise NotAccepted(str(error).replace(str(copies), "")) from error
+        lines: dict[str, tuple[str, ...]] = {}
+        for line in shown.splitlines():
+            keyword, _, value = line.partition(" ")
+            lines[keyword] = (*lines.get(keyword, ()), value)
+        return Settings(lines)
+
+    def _show(self, main: Path, connection: str | None) -> str:
         if not self._key.exists():
             # ECDSA: FIPS mode has it as well.
             run([self._paths.keygen, "-q", "-t", "ecdsa", "-N", "", "-f", self._key])
         argv: list[str | Path] = [self._paths.sshd, "-T", "-f", main, "-h", self._key]
         for option in self._options:
             argv += ["-o", option]
+        if connection is not None:
+            argv += ["-C", connection]
         try:
             return run(argv)
         except ProgramFailed as error:

@@ -76,7 +76,7 @@ def find(system: System) -> Report:
     try:
         require_sshd(system)
         report = replace(report, sshd=str(paths.sshd))
-        _require_sight(system)
+        require_sight(system)
         found = survey(system)
         for _ in found.tree().lines():
             pass  # every file that sshd reads: what we may not, it may not as our user
@@ -107,7 +107,7 @@ def find(system: System) -> Report:
         return replace(report, error=str(error), problems=(problem,))
 
 
-def _require_sight(system: System) -> None:
+def require_sight(system: System) -> None:
     """Raise PermissionError where running listeners, and so their -o, are not ours to see."""
     if os.geteuid() == 0:
         return  # also where a container hides its first process from its own root

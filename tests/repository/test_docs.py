@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from eic_agent.errors import Reason
+from eic_agent.reports.reasons import REASONS
 from tests.repository.test_imports import ALONE, PACKAGE, ROOMS
 
 ROOT = Path(__file__).parents[2]
+SKELETON = ROOT / "packaging/skeleton/usr"
 TESTS = "\n".join(path.read_text() for path in sorted((ROOT / "tests").rglob("test_*.py")))
 
 
@@ -78,3 +80,15 @@ def test_every_decision_is_in_the_list_and_weighs_what_else_there_was() -> None:
         bold = re.findall(r"\*\*(.+?)\.\*\*", page.read_text())
         assert {"Decision", "Why", "Weighed", "What it costs"} <= set(bold), page.name
         assert len(page.read_text().splitlines()) <= 40, page.name
+
+
+@pytest.mark.parametrize("reason", Reason)
+def test_every_reason_is_explained_alike_wherever_people_look(reason: Reason) -> None:
+    explained = REASONS[reason]
+    texts = (explained.meaning, explained.cause, explained.remedy)
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    assert f"| `{reason.value}` | {' | '.join(texts)} |" in page
+    manual = (SKELETON / "share/man/man8/eic-agent.8").read_text()
+    assert "\n".join((f".It Li {reason.value}", *texts, ".")) in manual  # and no more
+    catalog = (SKELETON / "lib/systemd/catalog/eic-agent.catalog").read_text()
+    assert f" {reason.value}: {' '.join(texts)} " in f" {' '.join(catalog.split())} "

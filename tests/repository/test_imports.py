@@ -53,6 +53,7 @@ WITHIN = {
         {"signers", "outcomes", "record"},
         {"judge"},
         {"authorizer"},
+        {"explanation"},
     ),
     "configuration": ({"keyoptions"}, {"schema"}, {"config"}, {"review"}),
     "resident": (
@@ -71,13 +72,14 @@ WITHIN = {
         {"asking"},
         {"plan"},
         {"reload", "status"},
-        {"wiring"},
+        {"wiring", "access"},
     ),
     "reports": (
-        {"explain", "status", "reach", "evidence", "cloudtrail", "table", "processes"},
-        {"config_check", "journalctl", "rows"},
-        {"logins"},
-        {"audit", "whoami"},
+        {"wire", "reasons", "reach", "evidence", "cloudtrail", "table", "processes"},
+        {"config_check", "journalctl", "rows", "explain", "status"},
+        {"logins", "checks/check"},
+        {"checks/sshd", "checks/service", "checks/instance"},
+        {"audit", "whoami", "doctor"},
     ),
 }
 # What does not follow from the order alone.
@@ -103,6 +105,11 @@ MODULES = {
     if path.name != "__init__.py"
 }
 
+PACKAGES = {
+    ".".join(("eic_agent", *path.relative_to(PACKAGE).parent.parts))
+    for path in PACKAGE.rglob("__init__.py")
+}
+
 
 def level_of(name: str, levels: tuple[set[str], ...]) -> int:
     return next(level for level, names in enumerate(levels) if name in names)
@@ -116,7 +123,7 @@ def imports(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: a relative import"
             names = [node.module or ""]
-            if node.module == "eic_agent" or f"{node.module}.".count(".") == 2:
+            if node.module == "eic_agent" or node.module in PACKAGES:
                 names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
@@ -125,7 +132,9 @@ def imports(path: Path) -> Iterator[str]:
                 yield name
                 continue
             _, room, *rest = name.split(".")
-            inside = "/".join([room, *rest[:1]])
+            inside = "/".join([room, *rest[:2]])
+            if inside not in MODULES:
+                inside = "/".join([room, *rest[:1]])
             if inside in MODULES:
                 yield inside
             elif room in MODULES:

@@ -15,7 +15,9 @@ from prometheus_client import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
 from eic_agent import client, client_fallback
+from eic_agent.reports.status import Health
 from eic_agent.resident import connection
+from eic_agent.sshd.status import Problem, Report
 from eic_sandbox.simulator import MetadataSimulator, new_key
 from tests.resident.process import wait_until
 from tests.support import not_as_root
@@ -63,7 +65,12 @@ class Host:
 
     def counters(self) -> dict[str, object]:
         """Give the status as data."""
-        data: dict[str, object] = json.loads(self.status("--json"))
+        command = [sys.executable, "-m", "eic_agent", "status", "--socket", str(self.socket)]
+        done = subprocess.run(
+            [*command, "--json"], capture_output=True, text=True, timeout=60, check=False
+        )
+        data: dict[str, object] = json.loads(done.stdout)
+        assert data["ready"] is (done.returncode == 0)
         return data
 
 
@@ -143,7 +150,67 @@ def test_status_tells_what_happened(host: Host) -> None:
     signer = found["signer"]
     assert isinstance(signer, dict)
     assert signer["name"] == host.sim.pki.leaf.common_name
-    assert re.search(r"^lookups +2$", host.status(), re.MULTILINE)
+    assert re.search(r"^lookups +2$", host.status("--counters"), re.MULTILINE)
+
+
+def test_explain_asks_the_running_agent_and_counts_no_lookup(host: Host) -> None:
+    def explained() -> dict[str, object]:
+        command = [sys.executable, "-m", "eic_agent", "explain", "--socket", str(host.socket)]
+        done = subprocess.run(
+            [*command, "alice", "--json"], capture_output=True, text=True, timeout=60, check=False
+        )
+        data: dict[str, object] = json.loads(done.stdout)
+        return data
+
+    host.sim.reset_counters()
+    assert explained()["seen_by"] == "the running agent"
+    assert explained()["authorized_keys"] == [ALICES_KEY.line]
+    assert host.counters()["lookups"] == host.counters()["granted"] == 0
+    assert "EIC_DECISION" not in host.log()
+    assert host.lookup("alice", ALICES_KEY.fingerprint).stdout == ALICES_KEY.line + "\n"
+
+    host.sim.config(host.directory, host.url, keys={"max_lifetime_s": "long"})
+    host.agent.send_signal(signal.SIGHUP)
+    wait_until(lambda: explained()["undecided"], "the reload")
+    assert explained()["undecided"] == "invalid-config"
+    assert "max_lifetime_s" in str(explained()["detail"])
+
+
+def test_only_root_may_have_a_lookup_explained() -> None:
+    asked = b"\0".join((connection.EXPLAIN_PROTOCOL, b"alice", b""))
+    assert connection.parse_request(asked, connection.Peer(1, 0), 0.0, 4.0).explain
+    with pytest.raises(ValueError, match="protocol"):
+        connection.parse_request(asked, connection.Peer(1, 1000), 0.0, 4.0)
+
+
+def test_status_says_first_whether_logins_can_work(host: Host) -> None:
+    assert host.lookup("alice", ALICES_KEY.fingerprint).stdout
+    lines = host.status().splitlines()
+    assert lines[0] == "Ready."
+    for fact in ("configuration  valid, read 20", "proved until 20", "last grant     20"):
+        assert any(fact in line for line in lines), lines
+
+
+@pytest.mark.parametrize(
+    ("report", "said"),
+    [
+        (Report("x", asks_us=True, runs_client=True), None),
+        (Report("x", asks_us=True, runs_client=False), "sshd does not ask"),
+        (Report("x", problems=(Problem("Match decides", "mend"),)), "Match decides"),
+        (Report("x", asks_us=None, not_seen="/etc"), None),
+    ],
+)
+def test_an_agent_that_sshd_does_not_ask_is_not_ready(report: Report, said: str | None) -> None:
+    agent = {"uptime_s": 1.0, "version": "1", "signer": {"name": "s", "holds_s": 5.0}}
+    health = Health(agent, report)
+    assert (health.problem is None) is (said is None)
+    assert said is None or said in health.text(1e9).splitlines()[0]
+
+
+def test_an_agent_that_keeps_signers_and_has_none_is_not_ready() -> None:
+    agent = {"uptime_s": 1.0, "version": "1", "signer": None}
+    assert Health({**agent, "signer_kept": True}, None).problem
+    assert Health({**agent, "signer_kept": False}, None).problem is None
 
 
 def test_status_is_openmetrics_that_its_own_parser_reads(host: Host) -> None:

@@ -1,0 +1,1 @@
+"""What doctor looks at: each check is a small object in a list."""
