@@ -58,7 +58,8 @@ WITHIN = {
     "resident": (
         {"notify", "listener", "connection", "pressure", "upkeep"},
         {"limits", "peers"},
-        {"pool"},
+        {"pool", "active"},
+        {"connections"},
         {"service"},
         {"agent"},
     ),
