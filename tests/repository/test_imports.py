@@ -77,6 +77,7 @@ WITHIN = {
     "reports": (
         {"explain", "status", "reach", "evidence", "cloudtrail", "table", "processes"},
         {"config_check", "journalctl", "rows"},
+        {"grants"},
         {"logins"},
         {"audit", "whoami"},
     ),
