@@ -47,12 +47,14 @@ def test_the_journal_tells_which_principal_got_in_with_which_key(instance: Insta
     ]
     assert identity.key.fingerprint in accepted["MESSAGE"]
 
+    agents_uid = instance.machine.run("id", "-u", "eic-agent").stdout.strip()
     decisions = instance.decisions()
     assert len(decisions) == 2, "sshd asks for a key offered, and again for the key that signed"
     assert len({entry["MESSAGE_ID"] for entry in decisions}) == 1
     for entry in decisions:
         fields = {name: text for name, text in entry.items() if name.startswith("EIC_")}
         assert int(fields.pop("EIC_LATENCY_US")) > 0
+        assert int(fields.pop("EIC_CLIENT_PID")) > 1
         assert fields == {
             "EIC_DECISION": "granted",
             "EIC_USER": "alice",
@@ -62,6 +64,7 @@ def test_the_journal_tells_which_principal_got_in_with_which_key(instance: Insta
             "EIC_INSTANCE": instance.metadata.instance_id,
             "EIC_EXPIRES": str(identity.block.expires),
             "EIC_SSHD_PID": accepted["_PID"],
+            "EIC_CLIENT_UID": agents_uid,
         }
         assert entry["SYSLOG_FACILITY"] == "10"
         assert entry["_SYSTEMD_UNIT"] == "eic-agent.service"

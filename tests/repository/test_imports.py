@@ -58,7 +58,8 @@ WITHIN = {
     "resident": (
         {"notify", "listener", "connection", "pressure", "upkeep"},
         {"limits", "peers"},
-        {"pool"},
+        {"pool", "active"},
+        {"connections"},
         {"service"},
         {"agent"},
     ),
@@ -76,6 +77,7 @@ WITHIN = {
     "reports": (
         {"explain", "status", "reach", "evidence", "cloudtrail", "table", "processes"},
         {"config_check", "journalctl", "rows"},
+        {"grants"},
         {"logins"},
         {"audit", "whoami"},
     ),
