@@ -1,9 +1,9 @@
 """Joins what the agent decided with what sshd accepted: who came in, as whom, how long.
 
 A login through Instance Connect is a grant of ours and sshd's line that it accepted that key, of
-one process in one boot, within minutes. Processes are told apart by boot and process id, time
-within a boot is what does not step, and a process id that comes back is another process: sshd asks
-for keys before it accepts one, never after.
+one process in one boot, within minutes; grants.py has that rule. Processes are told apart by boot
+and process id, time within a boot is what does not step, and a process id that comes back is
+another process: sshd asks for keys before it accepts one, never after.
 
 Memory is bounded: of processes whose end is never told only the latest are remembered.
 """
@@ -22,11 +22,18 @@ from eic_agent.reports.evidence import (
     Origin,
     SessionStarted,
 )
+from eic_agent.reports.grants import (
+    PATIENCE_US,
+    Grant,
+    Pending,
+    decided_row,
+    explains,
+    is_accepted,
+    join,
+    name_proved_key,
+)
 from eic_agent.reports.rows import Ledger, Row
 
-# How long after sshd was told of a key it may accept it (LoginGraceTime is 2 minutes by default),
-# and how long a process that says no more is remembered.
-_PATIENCE_US = 600_000_000
 # Entries of two processes come over two sockets: journald may take the later one first.
 _OUT_OF_ORDER_US = 10_000_000
 # How long a login is kept for a grant that was written late, as the journal took nothing.
@@ -36,31 +43,11 @@ _MOST_REFUSED = 20  # reasons and keys of one process
 
 
 @dataclass(slots=True)
-class _Grant:
-    """A key that sshd was told of, and the row that it is if no login comes of it."""
-
-    row: Row
-    delivered: int = 1
-
-
-@dataclass(slots=True)
-class _Pending:
-    """An sshd process that has accepted nobody yet."""
-
-    touched_us: int
-    grants: dict[str, _Grant] = field(default_factory=dict)
-    refused: dict[tuple[str, str], Row] = field(default_factory=dict)
-    partial: list[Accepted] = field(default_factory=list)
-    address: str = ""
-    port: int = 0
-
-
-@dataclass(slots=True)
 class _Boot:
     """One boot of one machine, its processes by id; the dictionaries are in order of time."""
 
     machine: str
-    pending: "OrderedDict[int, _Pending]" = field(default_factory=OrderedDict)
+    pending: "OrderedDict[int, Pending]" = field(default_factory=OrderedDict)
     sessions: "OrderedDict[int, Row]" = field(default_factory=OrderedDict)
     lately: "OrderedDict[int, Row]" = field(default_factory=OrderedDict)
 
@@ -122,10 +109,10 @@ class Logins:
                     self._ledger.done(row)
         self._boots.clear()
 
-    def _pending(self, boot: _Boot, pid: int, moment: Moment) -> _Pending:
+    def _pending(self, boot: _Boot, pid: int, moment: Moment) -> Pending:
         pending = boot.pending.get(pid)
         if pending is None:
-            pending = boot.pending[pid] = _Pending(moment.monotonic_us)
+            pending = boot.pending[pid] = Pending(moment.monotonic_us)
         pending.touched_us = moment.monotonic_us
         boot.pending.move_to_end(pid)
         return pending
@@ -135,7 +122,7 @@ class Logins:
         if login is not None:
             behind_us = moment.monotonic_us - event.late_us - login.moment.monotonic_us
             if behind_us <= _OUT_OF_ORDER_US:  # it speaks of that process
-                if _explains(event, login):
+                if explains(event, login):
                     self._explain(login, event)
                     return
                 if login.fingerprint == event.fingerprint:
@@ -147,13 +134,13 @@ class Logins:
         if known is not None:
             known.delivered += 1
             return
-        row = _row(rows.UNPROVED, event, moment, origin)
+        row = decided_row(rows.UNPROVED, event, moment, origin)
         row.detail = "sshd was told of the key, and nobody logged in with it"
         self._ledger.begin(row)
-        pending.grants[event.fingerprint] = _Grant(row)
+        pending.grants[event.fingerprint] = Grant(row)
 
     def _explain(self, login: Row, event: Decided) -> None:
-        _join(login, event)
+        join(login, event)
         self._ledger.explained(login)
         if login.end:
             self._ledger.done(login)
@@ -171,7 +158,7 @@ class Logins:
             pending.refused[key].times += 1
         elif len(pending.refused) < _MOST_REFUSED:
             kind = rows.REFUSED if event.what == "refused" else rows.UNDECIDED
-            row = pending.refused[key] = _row(kind, event, moment, origin)
+            row = pending.refused[key] = decided_row(kind, event, moment, origin)
             self._ledger.begin(row)
 
     def _accepted(self, boot: _Boot, event: Accepted, moment: Moment, origin: Origin) -> None:
@@ -192,11 +179,11 @@ class Logins:
         )
         if pending is not None:
             if not event.fingerprint:
-                _take_proved(row, pending)
+                name_proved_key(row, pending)
             grant = pending.grants.get(row.fingerprint)
-            if grant is not None and _holds(grant, row, event):
+            if grant is not None and is_accepted(grant, row, event):
                 del pending.grants[row.fingerprint]
-                _join(row, grant.row)
+                join(row, grant.row)
             pending.address, pending.port = event.address, event.port
             self._give_up(pending)
         boot.sessions[event.pid] = row
@@ -223,7 +210,7 @@ class Logins:
             self._ledger.done(replaced)
         boot.lately[pid] = row
 
-    def _give_up(self, pending: _Pending) -> None:
+    def _give_up(self, pending: Pending) -> None:
         """Tell of keys that were refused, or that nobody logged in with."""
         for row in (*(grant.row for grant in pending.grants.values()), *pending.refused.values()):
             row.address, row.port = pending.address, pending.port
@@ -233,7 +220,7 @@ class Logins:
         now = moment.monotonic_us
         while boot.pending:
             pid, pending = next(iter(boot.pending.items()))
-            if now - pending.touched_us < _PATIENCE_US and len(boot.pending) <= _MOST_PENDING:
+            if now - pending.touched_us < PATIENCE_US and len(boot.pending) <= _MOST_PENDING:
                 break
             self._give_up(boot.pending.pop(pid))
         if len(boot.sessions) > _MOST_SESSIONS:
@@ -246,65 +233,3 @@ class Logins:
             del boot.lately[pid]
             if row.kind == rows.OTHER_LOGIN:
                 self._ledger.done(row)
-
-
-def _row(kind: str, event: Decided, moment: Moment, origin: Origin) -> Row:
-    decided = Moment(
-        moment.boot,
-        monotonic_us=moment.monotonic_us - event.late_us,
-        realtime_us=moment.realtime_us - event.late_us,
-    )
-    return Row(
-        kind,
-        decided,
-        origin,
-        event.pid,
-        event.user,
-        fingerprint=event.fingerprint,
-        principal=event.caller,
-        request=event.request,
-        instance=event.instance,
-        reason=event.reason,
-        detail=event.message if kind != rows.UNPROVED else "",
-        late_s=event.late_us / 1e6,
-    )
-
-
-def _take_proved(row: Row, pending: _Pending) -> None:
-    """Name the key that was proved before another method was asked for.
-
-    sshd logs such steps at LogLevel VERBOSE.
-    """
-    for proved in pending.partial:
-        if proved.fingerprint and not proved.certificate:
-            row.fingerprint = proved.fingerprint
-            row.method = f"{proved.method},{row.method}"
-            return
-
-
-def _holds(grant: _Grant, row: Row, event: Accepted) -> bool:
-    """Whether sshd accepted that key since it was told of it."""
-    waited_us = row.moment.monotonic_us - grant.row.moment.monotonic_us
-    is_key = row.method.startswith("publickey") and not event.certificate
-    return is_key and grant.delivered > 0 and waited_us <= _PATIENCE_US
-
-
-def _explains(event: Decided, login: Row) -> bool:
-    return (
-        login.kind == rows.OTHER_LOGIN
-        and login.method.startswith("publickey")
-        and not login.certificate
-        and login.fingerprint == event.fingerprint
-    )
-
-
-def _join(login: Row, grant: "Row | Decided") -> None:
-    """Say by whom the key of a login was pushed. sshd's own name for the user is the account's."""
-    login.kind = rows.LOGIN
-    login.user = grant.user
-    login.request = grant.request
-    login.instance = grant.instance
-    if isinstance(grant, Decided):
-        login.principal, login.late_s = grant.caller, grant.late_us / 1e6
-    else:
-        login.principal, login.late_s = grant.principal, grant.late_s

@@ -59,7 +59,8 @@ WITHIN = {
     "resident": (
         {"notify", "listener", "connection", "pressure", "upkeep"},
         {"limits", "peers"},
-        {"pool"},
+        {"pool", "active"},
+        {"connections"},
         {"service"},
         {"agent"},
     ),
@@ -77,8 +78,8 @@ WITHIN = {
     "reports": (
         {"wire", "reasons", "reach", "evidence", "cloudtrail", "table", "processes"},
         {"config_check", "journalctl", "rows", "explain", "status"},
-        {"logins", "checks/check"},
-        {"checks/sshd", "checks/service", "checks/instance"},
+        {"grants", "checks/check"},
+        {"logins", "checks/sshd", "checks/service", "checks/instance"},
         {"audit", "whoami", "doctor"},
     ),
 }

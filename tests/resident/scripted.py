@@ -5,6 +5,7 @@
 
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import sys
@@ -65,6 +66,7 @@ def main(config: Path, path: Path | None) -> int:
 
     values = json.loads(config.read_text())
     if "user" in values:
+        importlib.import_module("structlog.processors")  # that user may not see this Python's files
         os.setuid(values["user"])
     limits = Limits(**values.get("limits", {}))
     journal = open_journal(socket_path=Path("/nonexistent"))
