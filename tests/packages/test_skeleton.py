@@ -11,7 +11,7 @@ from typing import TypeAlias
 import pytest
 from stage import SKELETON
 
-from eic_agent import cli
+from eic_agent import arguments
 from eic_agent.configuration import config
 from eic_agent.journal import entries
 from tests.packages.programs import output
@@ -100,7 +100,7 @@ def _commands(parser: argparse.ArgumentParser, words: tuple[str, ...] = ()) -> I
         yield from _commands(one, (*words, name))
 
 
-COMMANDS = dict(_commands(cli._parser()))
+COMMANDS = dict(_commands(arguments.parser()))
 COMPLETE = """
 _init_completion() { cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]}
                      words=("${COMP_WORDS[@]}") cword=$COMP_CWORD; }
